@@ -1,0 +1,295 @@
+"""The experiment: frozen pydantic models; TOML in, resolved TOML out.
+
+A section that names a registered thing (``[data]``, ``[model]``) takes the options of that thing's own config class;
+every other section stands here. In TOML, which has no null, ``"none"`` means none.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from fedrec.errors import ConfigError, did_you_mean
+from fedrec.registry import MODELS, SOURCES, Registry
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class DataConfig(Section):
+    """What every data source understands; each source's own config adds its keys.
+
+    Attributes:
+        name: the registered source.
+        min_rating: an interaction is a positive from this rating on; none keeps every interaction.
+        k_core: every kept user and item has at least this many interactions (0: no filter).
+    """
+
+    name: str
+    min_rating: float | None = None
+    k_core: int = Field(0, ge=0)
+
+
+class SplitConfig(Section):
+    """How the held-out interactions are chosen.
+
+    Attributes:
+        name: ``leave-one-out`` by time (last is test, last but one validation), ``random`` per user, or a global ``time`` cut.
+        fraction: for ``random`` and ``time``, the part of the interactions that goes into validation, and again into test.
+    """
+
+    name: Literal["leave-one-out", "random", "time"] = "leave-one-out"
+    fraction: float = Field(0.1, gt=0, lt=0.5)
+
+
+class ModelConfig(Section):
+    """What every model's config has; each model's own adds its keys."""
+
+    name: str
+
+
+class TrainingConfig(Section):
+    """Local training of trained models.
+
+    Attributes:
+        backend: where the gradient step runs.
+        epochs: passes over a user's own positives in a round.
+        batch_size: positives a step; public, whatever the user holds.
+        learning_rate: step size, applied to the sum of a batch's gradients.
+        regularisation: L2 weight on the rows that a step touches.
+        negatives: negatives drawn for each positive.
+    """
+
+    backend: Literal["numpy"] = "numpy"
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(0.05, gt=0)
+    regularisation: float = Field(0.0, ge=0)
+    negatives: int = Field(1, ge=1)
+
+
+class FederationConfig(Section):
+    """The rounds.
+
+    Attributes:
+        rounds: rounds of a trained model after its warm start; statistic models know theirs and ignore it.
+        cohort: users asked in a round; none asks everyone.
+        min_cohort: a round with fewer survivors is not opened (none: the whole cohort); noise shares are sized for it.
+        attempts: how often a failed round may be tried again, each time with fresh noise and a fresh charge.
+        server_optimizer: what applies the mean update: ``sgd`` (with momentum), ``adam`` (Reddi et al. 2021).
+        server_learning_rate: step of the server optimizer on the mean update of the cohort.
+        server_momentum: momentum of ``sgd``.
+    """
+
+    rounds: int = Field(4, ge=1)
+    cohort: int | None = Field(None, ge=1)
+    min_cohort: int | None = Field(None, ge=1)
+    attempts: int = Field(3, ge=1)
+    server_optimizer: Literal["sgd", "adam"] = "sgd"
+    server_learning_rate: float = Field(1.0, gt=0)
+    server_momentum: float = Field(0.0, ge=0, lt=1)
+
+
+class PrivacyConfig(Section):
+    """The promise.
+
+    Attributes:
+        epsilon: the budget of the whole run; none runs without privacy.
+        delta: the probability that the promise does not cover.
+        noise_multiplier: noise of every round; none calibrates it so that the planned rounds spend the budget exactly.
+        clip_norm: L2 norm to which a user's update is clipped (statistics have sensitivity 1 by construction).
+        unit: what one change of the data set is.
+        trust: who must be trusted: ``distributed``, ``local`` or ``central``.
+    """
+
+    epsilon: float | None = Field(8.0, gt=0)
+    delta: float = Field(1e-5, gt=0, lt=1)
+    noise_multiplier: float | None = Field(None, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+    unit: Literal["user"] = "user"
+    trust: Literal["distributed", "local", "central"] = "distributed"
+
+
+class EvaluationConfig(Section):
+    """What is measured and when.
+
+    Attributes:
+        every: rounds between two validation measurements (the last round is always measured).
+        k: list lengths.
+        sampled: negatives a user in the sampled view (0 leaves that view out).
+        users: evaluate a sample of this many users; none evaluates everyone.
+        baselines: also run private popularity and the same model without privacy.
+    """
+
+    every: int = Field(1, ge=1)
+    k: tuple[int, ...] = (5, 10, 20)
+    sampled: int = Field(99, ge=0)
+    users: int | None = Field(None, ge=1)
+    baselines: bool = True
+
+
+class EngineConfig(Section):
+    """Where the clients run: ``fleet`` in process, ``flower`` on Flower's simulation runtime with this many nodes."""
+
+    name: Literal["fleet", "flower"] = "fleet"
+    nodes: int = Field(4, ge=1)
+
+
+class Experiment(Section):
+    """A whole run: feeding the resolved file back reproduces it."""
+
+    name: str = "experiment"
+    seed: int = Field(1, ge=0, lt=2**63)
+    data: SerializeAsAny[DataConfig]
+    split: SplitConfig = SplitConfig()
+    model: SerializeAsAny[ModelConfig]
+    training: TrainingConfig = TrainingConfig()
+    federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        cohort, least = self.federation.cohort, self.federation.min_cohort
+        if cohort is not None and least is not None and least > cohort:
+            raise ValueError(f"federation.min_cohort = {least} is above federation.cohort = {cohort}")
+        return self
+
+    def to_toml(self) -> str:
+        """The resolved experiment; ``parse`` of it gives an equal one."""
+        return tomli_w.dumps(_without_null(self.model_dump(mode="json")))
+
+    def replaced(self, **sections: Mapping[str, Any]) -> Experiment:
+        """A copy with some keys of some sections changed, checked anew."""
+        raw = self.model_dump(mode="json")
+        for section, values in sections.items():
+            raw[section] = {**raw[section], **values}
+        return resolve(raw)
+
+
+T = TypeVar("T", bound=BaseModel)
+
+_NAMED: dict[str, Registry[Any]] = {"data": SOURCES, "model": MODELS}
+
+
+def resolve(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
+    """An experiment from nested plain values.
+
+    Raises:
+        UnknownNameError: for an unknown model or data set.
+        ConfigError: for an unknown key or a value out of range, naming the key and ``where`` it was read.
+    """
+    values = {key: _with_null(value) for key, value in raw.items()}
+    for section, registry in _NAMED.items():
+        given = values.get(section)
+        if isinstance(given, str):
+            given = {"name": given}
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            raise ConfigError(f"{where}: [{section}] needs a 'name', one of: {', '.join(registry.names())}.")
+        values[section] = _validate(registry.get(given["name"]).Config, given, where, section)
+    return _validate(Experiment, values, where, "")
+
+
+def parse(text: str, where: str = "experiment", overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment from TOML text, with ``key.path=value`` overrides applied on top."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}.") from error
+    for override in overrides:
+        _override(raw, override)
+    return resolve(raw, where)
+
+
+def load(name_or_path: str, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment from a TOML file, or by the name of a packaged one."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml" and name_or_path in packaged():
+        text = resources.files("fedrec.experiments").joinpath(f"{name_or_path}.toml").read_text()
+        return parse(text, f"the packaged experiment '{name_or_path}'", overrides)
+    if path.is_dir():
+        path = path / "experiment.toml"
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path), overrides)
+    except FileNotFoundError as error:
+        hint = did_you_mean(name_or_path, packaged())
+        raise ConfigError(f"No experiment file '{name_or_path}' and no packaged experiment of that name. {hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the experiment '{path}': {error}.") from error
+
+
+def packaged() -> list[str]:
+    """Names of the experiments that ship with fedrec."""
+    files = resources.files("fedrec.experiments").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply one ``key.path=value``; the value is TOML, or else a plain string."""
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"--set {override} is not of the form key=value, such as privacy.epsilon=4.")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    target = raw
+    for key in keys[:-1]:
+        target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override}: '{key}' is not a section.")
+    known = target.get(keys[-1])
+    if isinstance(known, dict) and not isinstance(value, dict):
+        if keys[-1] not in _NAMED and keys[-1] not in ("split", "engine"):
+            raise ConfigError(f"--set {override}: '{keys[-1]}' is a section; set one of its keys, {keys[-1]}.KEY=VALUE.")
+        value = known if known.get("name") == value else {"name": value}
+    elif keys[-1] == "name" and known is not None and known != value:
+        target.clear()  # another model's or source's options do not carry over
+    target[keys[-1]] = value
+
+
+def _validate(model: type[T], values: Mapping[str, Any], where: str, section: str) -> T:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([*([section] if section else []), *(str(part) for part in first["loc"])])
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(model, first["loc"][:-1])
+            raise ConfigError(f"{where}: unknown key '{path}'. {did_you_mean(str(first['loc'][-1]), known)}") from error
+        got = "" if first["type"] in ("missing", "value_error") else f" (it is {first['input']!r})"
+        message = first["msg"].removeprefix("Value error, ")
+        lead = f"{where}: {path}: " if path else f"{where}: "
+        raise ConfigError(f"{lead}{message[0].lower() + message[1:]}{got}.") from error
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The field names of the section that an error's location lies in."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)
+
+
+def _with_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_null(inner) for key, inner in value.items()}
+    return None if value == "none" else value
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(inner) for key, inner in value.items()}
+    return "none" if value is None else value

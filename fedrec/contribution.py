@@ -1,0 +1,220 @@
+"""What clients would send, before privacy: named parts for C users at once, never one dense copy a user.
+
+A part knows two things: each user's squared norm, and the weighted sum over users. Clipping needs no more
+(a clipped sum is a weighted sum), so a part may stay sparse, ragged or factored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrec.errors import ContributionError
+
+Floats = npt.NDArray[np.float64]
+Arrays = Mapping[str, npt.NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One named array of a release.
+
+    Attributes:
+        name: the array's name.
+        shape: its shape; public, the same for every client.
+        scale: what multiplies the array before the joint clip: sqrt(f) / sensitivity for a statistic with
+            budget share f, 1 for an update that is clipped as it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What every client contributes in one round: one vector, jointly clipped and noised.
+
+    Attributes:
+        name: what it is, for the ledger and the report.
+        components: the arrays that make up the vector.
+        share: the round's part of the whole run's budget, in units of 1/noise_multiplier**2; a run's shares sum to 1.
+        clip_norm: the joint norm bound; None takes the experiment's.
+        optimise: whether the server optimizer turns the mean into a step (updates) or the model takes the sum (statistics).
+    """
+
+    name: str
+    components: tuple[Component, ...]
+    share: float
+    clip_norm: float | None = None
+    optimise: bool = False
+
+    @property
+    def size(self) -> int:
+        """Coordinates of the released vector."""
+        return sum(component.size for component in self.components)
+
+    def check(self, arrays: Arrays) -> None:
+        """Refuse wrong names, shapes or values.
+
+        Raises:
+            ContributionError: naming the array and what is wrong with it.
+        """
+        wanted = {component.name: component.shape for component in self.components}
+        if set(arrays) != set(wanted):
+            raise ContributionError(f"'{self.name}' wants the arrays {sorted(wanted)}, not {sorted(arrays)}.")
+        for name, shape in wanted.items():
+            if arrays[name].shape != shape:
+                raise ContributionError(f"'{self.name}': '{name}' has shape {arrays[name].shape}, not {shape}.")
+            if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
+                raise ContributionError(f"'{self.name}': '{name}' holds values that are not finite floats.")
+
+
+class Part(Protocol):
+    """One component's values for C users."""
+
+    def squared_norms(self) -> Floats:
+        """Each user's squared L2 norm, ``[C]``."""
+        ...
+
+    def weighted_sum(self, weights: Floats) -> Floats:
+        """The sum over users of weight times value, float64 in the component's shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values on the item rows that each user touches; every other row is zero.
+
+    Attributes:
+        indptr: ``[C + 1]``; user u's rows are ``indptr[u]:indptr[u + 1]``.
+        items: ``[R]`` row numbers.
+        values: ``[R, d]`` or ``[R]``.
+        n_items: rows of the dense array.
+    """
+
+    indptr: npt.NDArray[np.int64]
+    items: npt.NDArray[np.integer]
+    values: npt.NDArray[np.floating]
+    n_items: int
+
+    def squared_norms(self) -> Floats:
+        flat = self.values.reshape(len(self.items), -1)
+        squares = np.einsum("rd,rd->r", flat, flat, dtype=np.float64)
+        users = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+        return np.bincount(users, squares, minlength=len(self.indptr) - 1)
+
+    def weighted_sum(self, weights: Floats) -> Floats:
+        row_weights = np.repeat(weights, np.diff(self.indptr))
+        if self.values.ndim == 1:
+            return np.bincount(self.items, row_weights * self.values, minlength=self.n_items)
+        if len(weights) == 1:  # a phone: every row occurs once, and scipy need not be loaded
+            total = np.zeros((self.n_items, self.values.shape[1]))
+            total[self.items] = row_weights[:, None] * self.values
+            return total
+        from scipy.sparse import csc_array
+
+        # One entry a column: the product scatters the rows, user after user, in float64.
+        columns = np.arange(len(self.items) + 1)
+        scatter = csc_array((row_weights, self.items, columns), shape=(self.n_items, len(self.items)))
+        return np.asarray(scatter @ self.values)
+
+
+@dataclass(frozen=True)
+class OuterTriangles:
+    """The strict upper triangle of y yᵀ for each user, packed row by row; y is the user's scaled history.
+
+    Attributes:
+        indptr: ``[C + 1]`` over the users' entries.
+        columns: ``[R]`` in ``[0, size)``.
+        values: ``[R]``, the entries of y.
+        size: the length of y.
+    """
+
+    indptr: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.integer]
+    values: npt.NDArray[np.floating]
+    size: int
+
+    def squared_norms(self) -> Floats:
+        users = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+        squares = np.square(self.values, dtype=np.float64)
+        norms = np.bincount(users, squares, minlength=len(self.indptr) - 1)
+        return np.maximum(norms**2 - np.bincount(users, squares**2, minlength=len(norms)), 0.0) / 2
+
+    def weighted_sum(self, weights: Floats) -> Floats:
+        from scipy.sparse import csr_array
+
+        shape = (len(self.indptr) - 1, self.size)
+        plain = csr_array((self.values.astype(np.float64), self.columns, self.indptr), shape=shape)
+        weighted = csr_array(
+            (np.repeat(weights, np.diff(self.indptr)) * self.values, self.columns, self.indptr), shape=shape
+        )
+        return pack_upper((weighted.T @ plain).toarray())
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One dense array a user, ``[C, *shape]``; for small components only."""
+
+    values: npt.NDArray[np.floating]
+
+    def squared_norms(self) -> Floats:
+        flat = self.values.reshape(len(self.values), -1)
+        return np.einsum("cd,cd->c", flat, flat, dtype=np.float64)
+
+    def weighted_sum(self, weights: Floats) -> Floats:
+        return np.tensordot(weights, self.values.astype(np.float64), axes=1)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What C users would send, one part a component of the release."""
+
+    parts: Mapping[str, Part]
+    n_users: int
+
+    def norms(self, release: Release) -> Floats:
+        """Each user's joint norm after scaling, ``[C]``: what the clip looks at."""
+        squares = np.zeros(self.n_users)
+        for component in release.components:
+            squares += component.scale**2 * self.parts[component.name].squared_norms()
+        return np.sqrt(squares)
+
+    def weighted_sum(self, release: Release, weights: Floats) -> dict[str, Floats]:
+        """The scaled sum over users, by component."""
+        return {
+            component.name: component.scale * self.parts[component.name].weighted_sum(weights)
+            for component in release.components
+        }
+
+
+def pack_upper(matrix: Floats) -> Floats:
+    """The strict upper triangle ``[k (k - 1) / 2]`` of ``[k, k]``, row by row."""
+    k = len(matrix)
+    packed = np.empty(k * (k - 1) // 2, matrix.dtype)
+    start = 0
+    for row in range(k - 1):
+        packed[start : start + k - 1 - row] = matrix[row, row + 1 :]
+        start += k - 1 - row
+    return packed
+
+
+def unpack_upper(packed: Floats, k: int) -> Floats:
+    """The symmetric matrix ``[k, k]`` with a zero diagonal of a packed strict upper triangle."""
+    matrix = np.zeros((k, k), packed.dtype)
+    start = 0
+    for row in range(k - 1):
+        matrix[row, row + 1 :] = packed[start : start + k - 1 - row]
+        start += k - 1 - row
+    matrix += matrix.T
+    return matrix

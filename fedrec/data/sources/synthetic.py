@@ -1,0 +1,225 @@
+"""Synthetic interactions with the traits of real ones: few users and items hold most events, and taste is low-rank.
+
+Items and users lie in a latent space around genres. A user's items are drawn by popularity (Zipf), of which those of
+the user's taste are chosen (Gumbel top-k; Kool, van Hoof & Welling 2019), and come in stretches of one genre.
+Everything about a user is a pure function of (seed, the user's number), so any user can be made alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from fedrec.config import DataConfig
+from fedrec.data.interactions import Catalogue, Interactions
+from fedrec.data.kcore import k_core
+from fedrec.errors import ConfigError
+from fedrec.randomness import Key, Lane, bits, normal, uniform
+from fedrec.registry import SOURCES
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+BLOCK = 4096
+"""Users made at once, which bounds the memory of the draw."""
+
+SPAN, GAP = 365 * 86_400, 86_400.0
+"""Seconds in which users begin, and the mean seconds between a user's events."""
+
+BEGIN = 1_600_000_000
+"""The first second."""
+
+
+class SyntheticConfig(DataConfig):
+    """The synthetic population.
+
+    Attributes:
+        n_users: users.
+        n_items: items.
+        mean_events: events a user has on average (a little fewer where users exhaust a small catalogue).
+        min_events: events that every user has.
+        user_exponent: of the power law of events a user; smaller is more unequal.
+        item_exponent: of Zipf's law of items.
+        dimension: of the latent space.
+        n_genres: genres, which are clusters in the latent space.
+        taste: weight of taste against chance in nats; 0 leaves popularity alone.
+        seed: of the population, apart from the experiment's seed.
+    """
+
+    name: Literal["synthetic"] = "synthetic"
+    n_users: int = Field(1000, ge=1)
+    n_items: int = Field(1000, ge=8, lt=2**31)
+    mean_events: float = Field(20.0, ge=1)
+    min_events: int = Field(3, ge=1)
+    user_exponent: float = Field(2.5, gt=1.05)
+    item_exponent: float = Field(0.9, ge=0)
+    dimension: int = Field(8, ge=1)
+    n_genres: int = Field(16, ge=1, le=128)
+    taste: float = Field(4.0, ge=0)
+    seed: int = Field(1, ge=0, lt=2**63)
+
+
+@SOURCES.register("synthetic")
+class Synthetic:
+    """A population of any size, made in blocks of users."""
+
+    about = "Power-law users and items with latent taste, made on the spot from data.seed; free of any licence."
+    Config = SyntheticConfig
+
+    @staticmethod
+    def load(config: SyntheticConfig) -> Interactions:
+        """The whole population."""
+        if config.min_rating is not None:
+            raise ConfigError("data.min_rating needs ratings, and 'synthetic' has none: leave it out.")
+        parts = list(blocks(config))
+        data = Interactions(
+            name="synthetic",
+            indptr=np.concatenate([[0], np.cumsum(np.concatenate([part.counts for part in parts]))]),
+            items=np.concatenate([part.items for part in parts]),
+            catalogue=parts[0].catalogue,
+            times=np.concatenate([part.times for part in parts if part.times is not None]),
+        )
+        return k_core(data, config.k_core) if config.k_core > 0 else data
+
+
+def blocks(config: SyntheticConfig, size: int = BLOCK) -> Iterator[Interactions]:
+    """The population by blocks of ``size`` users, in order; one block at a time is in memory."""
+    world = World.of(config)
+    for start in range(0, config.n_users, size):
+        yield world.interactions(np.arange(start, min(start + size, config.n_users)))
+
+
+@dataclass(frozen=True)
+class World:
+    """What all users share.
+
+    Attributes:
+        config: its config.
+        catalogue: the items.
+        vectors: the items in the latent space, ``[n_items, dimension]``, of length 1.
+        centres: the genres in it, ``[n_genres, dimension]``, of length 1.
+        genre: each item's own genre, ``[n_items]``.
+        cumulative: of the items' popularity, ``[n_items]``, ending with 1.
+        scale: of the power law of events a user, such that their mean is as configured.
+    """
+
+    config: SyntheticConfig
+    catalogue: Catalogue
+    vectors: Floats
+    centres: Floats
+    genre: Ints
+    cumulative: Floats
+    scale: float
+
+    @staticmethod
+    def of(config: SyntheticConfig) -> World:
+        """The items of a config; pure in its seed."""
+        draw = Key(config.seed).generator(Lane.SYNTHETIC)
+        n, d, g = config.n_items, config.dimension, config.n_genres
+        centres = _unit(draw.standard_normal((g, d)))
+        genre = draw.integers(g, size=n)
+        vectors = _unit(centres[genre] + 0.5 * draw.standard_normal((n, d)) / np.sqrt(d))
+        popularity = (1.0 + draw.permutation(n)) ** -config.item_exponent
+        closeness = vectors @ centres.T
+        genres = closeness > 0.8  # a film is of its own genre and of those that are about as close
+        genres[np.arange(n), genre] = True
+        catalogue = Catalogue(
+            ids=np.arange(1, n + 1).astype(np.str_),
+            genre_names=tuple(f"genre-{number:02d}" for number in range(1, g + 1)),
+            genres=genres.astype(np.float32),
+            features=vectors.astype(np.float32),
+        )
+        cumulative = np.cumsum(popularity) / popularity.sum()
+        return World(config, catalogue, vectors, centres, genre, cumulative, _scale(config))
+
+    def interactions(self, users: Ints) -> Interactions:
+        """The users of these numbers, int64 ``[C]``."""
+        streams = Key(self.config.seed).streams(users, Lane.SYNTHETIC)
+        counts = _counts(self.config, self.scale, uniform(streams, np.array([0])))
+        owner, items = self._choose(streams, counts)
+        sizes = np.bincount(owner, minlength=len(users))
+        indptr = np.concatenate([[0], np.cumsum(sizes)])
+        return Interactions(
+            name="synthetic",
+            indptr=indptr,
+            items=items.astype(np.int32),
+            catalogue=self.catalogue,
+            times=_times(streams, owner, indptr),
+            users=users.astype(np.int64),
+        )
+
+    def _choose(self, streams: npt.NDArray[np.uint64], counts: Ints) -> tuple[Ints, Ints]:
+        """Each event's user (its place in the block) and item, by user and then by time, ``[n_events]``."""
+        candidates = 3 * counts + 8
+        owner = np.repeat(np.arange(len(counts)), candidates)
+        chance, taste = (bits(streams, np.array([number]))[owner] for number in (1, 2))
+        drawn = np.searchsorted(self.cumulative, uniform(chance, _within(candidates)), side="right")
+        drawn = np.minimum(drawn, self.config.n_items - 1)
+        liking = np.einsum("ij,ij->i", self._tastes(streams)[owner], self.vectors[drawn]) * self.config.taste
+        # The noise hangs on the item, so that an item drawn twice scores the same twice and the two lie side by side.
+        score = liking - np.log(-np.log(uniform(taste, drawn) + 2.0**-54))
+        ranked = np.lexsort((drawn, -score, owner))
+        owner, drawn = owner[ranked], drawn[ranked]
+        new = np.ones(len(owner), dtype=np.bool_)
+        new[1:] = (owner[1:] != owner[:-1]) | (drawn[1:] != drawn[:-1])
+        owner, drawn = owner[new], drawn[new]
+        best = _within(np.bincount(owner, minlength=len(counts))) < counts[owner]
+        owner, drawn = owner[best], drawn[best]
+        of_genre, of_item = (bits(streams, np.array([number]))[owner] for number in (3, 9))
+        when = uniform(of_genre, self.genre[drawn]) + 0.3 * uniform(of_item, drawn)
+        return owner, drawn[np.lexsort((when, owner))]
+
+    def _tastes(self, streams: npt.NDArray[np.uint64]) -> Floats:
+        """Users in the latent space, ``[C, dimension]``: mostly of one genre, less of a second, and a bit their own."""
+        first, second = (self.centres[_pick(streams, number, len(self.centres))] for number in (4, 5))
+        own = normal(bits(streams, np.array([6]))[:, None], np.arange(self.config.dimension))
+        return _unit(first + 0.6 * second + 0.4 * own / np.sqrt(self.config.dimension))
+
+
+def _unit(rows: Floats) -> Floats:
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, 1e-12))
+
+
+def _pick(streams: npt.NDArray[np.uint64], number: int, bound: int) -> Ints:
+    return np.asarray(uniform(streams, np.array([number])) * bound).astype(np.int64)
+
+
+def _within(counts: Ints) -> Ints:
+    """0, 1, 2 … anew for every user, ``[sum(counts)]``."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _counts(config: SyntheticConfig, scale: float, chance: Floats) -> Ints:
+    """Events a user from uniform draws: a power law from ``min_events`` on (Lomax), at most half of the catalogue."""
+    most = max(config.n_items // 2, 1)
+    tail = scale * ((1.0 - chance) ** (-1.0 / (config.user_exponent - 1.0)) - 1.0)
+    return np.minimum(config.min_events + np.minimum(tail, most).astype(np.int64), most)
+
+
+def _scale(config: SyntheticConfig) -> float:
+    """The power law's scale with the configured mean, by bisection; 0 where ``min_events`` is already above it."""
+    chance = (np.arange(100_000) + 0.5) / 100_000
+    low, high = 0.0, 100.0 * config.mean_events
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _counts(config, middle, chance).mean() < config.mean_events:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _times(streams: npt.NDArray[np.uint64], owner: Ints, indptr: Ints) -> Ints:
+    """Seconds, strictly increasing within a user, ``[n_events]``."""
+    start = BEGIN + (uniform(streams, np.array([7])) * SPAN).astype(np.int64)
+    within = _within(np.diff(indptr))
+    gaps = 1 + (-GAP * np.log(1.0 - uniform(bits(streams, np.array([8]))[owner], within))).astype(np.int64)
+    passed = np.cumsum(gaps)
+    before = np.concatenate([[0], passed])[indptr[:-1]]
+    return np.asarray(start[owner] + passed - before[owner])

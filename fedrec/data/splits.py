@@ -1,0 +1,160 @@
+"""Splits: which interactions are trained on, which select, and which are read once at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrec.config import SplitConfig
+from fedrec.data.interactions import Interactions, Ints
+from fedrec.errors import ConfigError, DataError
+from fedrec.randomness import Key, Lane, bits
+
+Bools = npt.NDArray[np.bool_]
+
+LEAST = 3
+"""A user with fewer interactions has none to spare for validation and test."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Three parts of one data set, over the same users and the same catalogue.
+
+    Attributes:
+        train: what a model may learn from.
+        validation: what every choice is made on.
+        test: what is read once, at the end.
+        note: what a reader of the results must know about the split, or "".
+    """
+
+    train: Interactions
+    validation: Interactions
+    test: Interactions
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test"):
+            part = getattr(self, name)
+            if not np.array_equal(part.users, self.train.users):
+                raise DataError(f"The split's '{name}' does not hold the users of 'train'; split one data set.")
+            if part.catalogue is not self.train.catalogue:
+                raise DataError(f"The split's '{name}' has another catalogue than 'train'; split one data set.")
+
+    @cached_property
+    def history_for_test(self) -> Interactions:
+        """What is known of each user when test begins: train and validation, in the order of time."""
+        return merge(self.train, self.validation)
+
+
+def split(interactions: Interactions, config: SplitConfig, key: Key) -> Split:
+    """Hold out validation and test.
+
+    ``leave-one-out``: a user's last interaction is test, the last but one validation. Among equal times, and without
+    times, a draw keyed by the user decides, because the order of a file is often that of its items; the note says for
+    how many users. ``random``: of each user's n interactions, floor(fraction * n), at
+    least 1, go into validation and as many into test, by draws keyed by the user. Both leave a user with fewer than
+    three interactions wholly in train. ``time``: two quantiles of all times cut the data set, so that nothing in
+    train is later than anything held out; equal times stay together, and a user may have held-out interactions and
+    no history (the evaluation leaves such users out).
+
+    Args:
+        interactions: the whole data set.
+        config: the split's name and fraction.
+        key: the experiment's key; every draw is from ``Lane.SPLIT``.
+
+    Raises:
+        ConfigError: ``time`` without times.
+        DataError: nothing is left for validation or for test.
+    """
+    note = ""
+    if config.name == "time":
+        validation, test = _by_time(interactions, config.fraction)
+    elif config.name == "random":
+        validation, test = _at_random(interactions, config.fraction, key)
+    else:
+        validation, test, note = _last_two(interactions, key)
+    for name, held in (("validation", validation), ("test", test)):
+        if not held.any():
+            why = (
+                "the times have too few distinct values" if config.name == "time" else "no user has three interactions"
+            )
+            raise DataError(
+                f"'{interactions.name}': the split '{config.name}' leaves nothing for {name}, as {why}; "
+                "choose another [split] or a weaker filter in [data]."
+            )
+    return Split(
+        train=interactions.where(~(validation | test)),
+        validation=interactions.where(validation),
+        test=interactions.where(test),
+        note=note,
+    )
+
+
+def merge(first: Interactions, second: Interactions) -> Interactions:
+    """Both parts' events of the same users, in the order of time; at equal times, or without times, first's lead."""
+    owner = np.concatenate([first.user_of_event, second.user_of_event])
+    times = None
+    if first.times is not None and second.times is not None:
+        times = np.concatenate([first.times, second.times])
+    order = np.lexsort((owner,) if times is None else (times, owner))  # stable: first's events lead among equals
+    ratings = None
+    if first.ratings is not None and second.ratings is not None:
+        ratings = np.concatenate([first.ratings, second.ratings])[order]
+    return replace(
+        first,
+        indptr=first.indptr + second.indptr,
+        items=np.concatenate([first.items, second.items])[order],
+        ratings=ratings,
+        times=None if times is None else times[order],
+    )
+
+
+def _drawn_order(interactions: Interactions, key: Key, times: Ints | None) -> Ints:
+    """The events user by user, in the order of times and then of a draw; int64 ``[n_events]``."""
+    owner = interactions.user_of_event
+    within = np.arange(interactions.n_events) - interactions.indptr[:-1][owner]
+    draws = bits(key.streams(interactions.users, Lane.SPLIT)[owner], within)
+    return np.lexsort((draws, owner) if times is None else (draws, times, owner))
+
+
+def _last_two(interactions: Interactions, key: Key) -> tuple[Bools, Bools, str]:
+    order = _drawn_order(interactions, key, interactions.times)
+    ends = interactions.indptr[1:][interactions.counts >= LEAST]
+    times = np.zeros(interactions.n_events, np.int64) if interactions.times is None else interactions.times
+    third, second, last = (order[ends - back] for back in (3, 2, 1))
+    drawn = int(((times[third] == times[second]) | (times[second] == times[last])).sum())
+    note = ""
+    if drawn:
+        why = "No times" if interactions.times is None else "Equal times"
+        note = f"{why}: for {drawn} of {len(ends)} users a draw chose among their last interactions."
+    validation, test = np.zeros((2, interactions.n_events), np.bool_)
+    validation[second] = test[last] = True
+    return validation, test, note
+
+
+def _at_random(interactions: Interactions, fraction: float, key: Key) -> tuple[Bools, Bools]:
+    """Each user's events in a drawn order: the first of it go into test, the next into validation."""
+    owner = interactions.user_of_event
+    order = _drawn_order(interactions, key, None)
+    place = np.empty(interactions.n_events, np.int64)
+    place[order] = np.arange(interactions.n_events) - interactions.indptr[:-1][owner]
+    # fraction < 1/2, so twice the floor is below n and train keeps at least one event.
+    held = np.maximum(1, np.floor(fraction * interactions.counts)).astype(np.int64)
+    held = np.where(interactions.counts >= LEAST, held, 0)[owner]
+    return (held <= place) & (place < 2 * held), place < held
+
+
+def _by_time(interactions: Interactions, fraction: float) -> tuple[Bools, Bools]:
+    times = interactions.times
+    if times is None:
+        raise ConfigError(
+            f"split.name = 'time' needs times and '{interactions.name}' has none; "
+            "use split.name = 'random' or 'leave-one-out'."
+        )
+    if not len(times):
+        return np.zeros(0, np.bool_), np.zeros(0, np.bool_)
+    first, second = np.quantile(times, [1 - 2 * fraction, 1 - fraction], method="inverted_cdf")
+    return (first < times) & (times <= second), second < times

@@ -1,0 +1,1 @@
+"""Where a federation runs. Every engine drives the same round."""

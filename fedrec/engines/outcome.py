@@ -1,0 +1,176 @@
+"""What a finished run says of itself: baselines, sample recommendations, costs, and what was not protected."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+import fedrec
+from fedrec.config import Experiment
+from fedrec.data.interactions import Interactions
+from fedrec.data.splits import history_for_test
+from fedrec.engines.fleet import Fleet, model_bytes
+from fedrec.engines.run import Setting, scorer, train_quietly
+from fedrec.evaluation.ranking import top_items
+from fedrec.federation.round import State, make_federation
+from fedrec.models.base import Recommender, Shared
+from fedrec.privacy.accounting import accountant_version, composed_mu
+from fedrec.privacy.ledger import Ledger
+from fedrec.privacy.mechanism import SEEDED
+from fedrec.randomness import Lane
+
+_SAMPLE_USERS, _SAMPLE_TITLES, _SAMPLE_HISTORY = 5, 10, 5
+
+
+def baselines(setting: Setting) -> dict[str, Any]:
+    """Popularity under the same promise, and the same model without one; each reads the test split once, at the end."""
+    experiment = setting.experiment
+    chosen: dict[str, Experiment] = {}
+    if experiment.model.name != "popularity":
+        chosen["popularity"] = experiment.replaced(model={"name": "popularity"})
+    if setting.federation.mechanisms[0].private:
+        chosen["non_private"] = experiment.replaced(privacy={"epsilon": None, "noise_multiplier": None})
+    results = {}
+    for name, other in chosen.items():
+        federation = make_federation(other, setting.data.catalogue, setting.data.n_users)
+        state = train_quietly(federation, Fleet(federation.model, setting.split.train))
+        measured = measure(setting, federation.model, state.shared, name)
+        private = federation.mechanisms[0].private
+        results[name] = {"epsilon": experiment.privacy.epsilon if private else None, **measured}
+    return results
+
+
+def measure(setting: Setting, model: Recommender, shared: Shared, label: str) -> dict[str, Any]:
+    """Validation and test metrics of a finished model."""
+    score = scorer(model, shared)
+    return {"validation": setting.evaluator.validation(score), "test": setting.evaluator.test(score, label)}
+
+
+def samples(setting: Setting, model: Recommender, shared: Shared) -> list[dict[str, Any]]:
+    """What a few users are recommended, with titles; the same users in every run of a data set and seed."""
+    history, test, catalogue = history_for_test(setting.split), setting.split.test, setting.data.catalogue
+    tested = np.flatnonzero(test.counts)
+    generator = setting.federation.key.generator(Lane.SAMPLE_USERS)
+    chosen = np.sort(generator.choice(tested, min(_SAMPLE_USERS, len(tested)), replace=False))
+    users = history.take(chosen)
+    lists = top_items(scorer(model, shared)(users), users, _SAMPLE_TITLES)
+    return [
+        {
+            "user": _name_of(users, row),
+            "history": [catalogue.title(item) for item in users.user(row)[-_SAMPLE_HISTORY:]],
+            "recommended": [catalogue.title(item) for item in lists[row]],
+            "held_out": catalogue.title(test.user(position)[-1]),
+        }
+        for row, position in enumerate(chosen)
+    ]
+
+
+def summarise(
+    setting: Setting, engine: str, state: State, ledger: Ledger, lines: Sequence[dict[str, Any]], wall_s: float
+) -> dict[str, Any]:
+    """The content of ``summary.json``."""
+    experiment, federation, data = setting.experiment, setting.federation, setting.data
+    measured = measure(setting, federation.model, state.shared, "run")
+    train_s = sum(line["seconds"] for line in lines)
+    clients = sum(line["cohort"] for line in lines)
+    asked = federation.cohort_size * len(lines)
+    final = model_bytes(state.shared)
+    up, down = sum(line["up_bytes"] for line in lines), sum(line["down_bytes"] for line in lines)
+    return {
+        "experiment": experiment.name,
+        "dataset": {
+            "name": data.name,
+            "users": data.n_users,
+            "items": data.n_items,
+            "interactions": data.n_events,
+        },
+        "model": experiment.model.name,
+        "engine": engine,
+        "rounds": len(lines),
+        "seed": experiment.seed,
+        "privacy": _privacy(setting, ledger),
+        "metrics": measured,
+        "baselines": baselines(setting) if experiment.evaluation.baselines else {},
+        "communication": {
+            # Of a client that takes part in every round and fetches the final model.
+            "up_bytes_per_client": round(up / asked * len(lines)),
+            "down_bytes_per_client": round(down / asked * len(lines)) + final,
+            "total_bytes": up + down + final * data.n_users,
+        },
+        "time": {"wall_s": wall_s, "train_s": train_s, "clients_per_s": clients / train_s if train_s else None},
+        "memory": {"peak_rss_mb": _peak_rss_mb()},
+        "versions": versions(),
+        "rejected": sum(line["rejected"] for line in lines),
+        "samples": samples(setting, federation.model, state.shared),
+    }
+
+
+def _privacy(setting: Setting, ledger: Ledger) -> dict[str, Any]:
+    mechanism, privacy = setting.federation.mechanisms[0], setting.experiment.privacy
+    promise = {"unit": mechanism.unit, "adjacency": mechanism.adjacency, "trust": mechanism.trust}
+    if not mechanism.private:
+        nothing = ("epsilon", "noise_multiplier", "clip_norm", "accountant", "target_epsilon", "noise_source")
+        return {
+            **promise,
+            **dict.fromkeys(nothing),
+            "delta": privacy.delta,
+            "noise_multipliers": [],
+            "unprotected": ["everything: this run is without privacy"],
+        }
+    sigmas = ledger.noise_multipliers()
+    return {
+        **promise,
+        "epsilon": ledger.epsilon(),
+        "delta": privacy.delta,
+        # Of equal rounds; where shares differ, that of as many equal rounds at the same cost.
+        "noise_multiplier": len(sigmas) ** 0.5 / composed_mu(sigmas),
+        "noise_multipliers": sigmas,
+        "clip_norm": setting.federation.mechanisms[-1].clip_norm,
+        "accountant": accountant_version(),
+        "target_epsilon": privacy.epsilon,
+        "noise_source": SEEDED,
+        "unprotected": unprotected(setting),
+    }
+
+
+def unprotected(setting: Setting) -> list[str]:
+    """What the run shows that its epsilon does not cover, in plain words."""
+    listed = [
+        "noise: it is seeded, so whoever knows the seed can subtract it; this is a simulation",
+        "participation: who was asked and how many answered is public",
+        "the item catalogue with its titles, years and genres, and the number of users",
+        "metrics of this report (every round's validation, the final test): computed on the users' own held-out items",
+        "the sample recommendations of this report: they show real users' histories",
+    ]
+    if setting.experiment.evaluation.baselines:
+        listed.append("the baselines: private popularity is a release of its own, the model without privacy has none")
+    listed += [f"what was derived from the interactions beforehand: {text}" for text in setting.data.filters]
+    listed.append("hyperparameters: tuning on the data, if any was done, is not accounted")
+    return listed
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run depends on."""
+    found = {"python": platform.python_version(), "fedrec": fedrec.__version__}
+    for package in ("numpy", "scipy", "dp-accounting", "flwr", "torch", "opacus"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _name_of(users: Interactions, row: int) -> str:
+    return str(users.users[row]) if users.user_ids is None else str(users.user_ids[row])
+
+
+def _peak_rss_mb() -> float:
+    """Peak resident memory of this process in MB (ru_maxrss is in KiB, on macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,177 @@
+"""The loop of a run: reserve, collect, finish, commit, measure, record, checkpoint. The same for every engine."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrec.config import Experiment
+from fedrec.data import source
+from fedrec.data.interactions import Interactions
+from fedrec.data.splits import Split, split
+from fedrec.engines.base import Engine
+from fedrec.errors import ConfigError, ContributionError, LedgerError, PrivacyWarning, RoundFailedError
+from fedrec.evaluation.protocol import Evaluator, Scorer
+from fedrec.federation import checkpoint
+from fedrec.federation.round import Federation, State, make_federation
+from fedrec.models.base import Recommender, Shared
+from fedrec.privacy.ledger import Ledger
+from fedrec.privacy.mechanism import SEEDED
+from fedrec.reporting import folder as names
+from fedrec.reporting.folder import RunFolder
+from fedrec.reporting.progress import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """An experiment with its data loaded, checked before anything is written."""
+
+    experiment: Experiment
+    data: Interactions
+    split: Split
+    federation: Federation
+    evaluator: Evaluator
+
+
+def prepare(experiment: Experiment) -> Setting:
+    """Load, split and check.
+
+    Raises:
+        DataError: the data cannot be read. ConfigError: the experiment does not fit the data.
+    """
+    data = source.load(experiment.data)
+    federation = make_federation(experiment, data.catalogue, data.n_users)
+    parts = split(data, experiment.split, federation.key)
+    if not parts.test.n_events:
+        raise ConfigError(
+            f"'{data.name}' leaves nothing to test: no user has enough interactions for split.name = "
+            f"'{experiment.split.name}'; take another split or more data."
+        )
+    privacy = experiment.privacy
+    private = federation.mechanisms[0].private
+    if private and privacy.delta >= 1 / data.n_users:
+        warnings.warn(
+            f"privacy.delta = {privacy.delta:g} is not below 1/users = {1 / data.n_users:.2g}: at that delta the "
+            "promise may fail for one whole user; lower it.",
+            PrivacyWarning,
+            stacklevel=2,
+        )
+    negatives = source.published_negatives(experiment.data, data)
+    evaluator = Evaluator(parts, experiment.evaluation, federation.key, negatives)
+    return Setting(experiment, data, parts, federation, evaluator)
+
+
+def scorer(model: Recommender, shared: Shared) -> Scorer:
+    """A function from users' histories to scores ``[C, n_items]``, as a device would compute them."""
+
+    def score(users: Interactions) -> npt.NDArray[np.float32]:
+        return model.score(shared, model.personalise(shared, users))
+
+    return score
+
+
+def open_ledger(setting: Setting, folder: RunFolder) -> Ledger:
+    """The run's ledger, new or continued."""
+    privacy, mechanism = setting.experiment.privacy, setting.federation.mechanisms[0]
+    budget = privacy.epsilon if mechanism.private else None
+    return Ledger(
+        folder.path(names.LEDGER),
+        {
+            "experiment": checkpoint.digest(setting.experiment),
+            "unit": mechanism.unit,
+            "adjacency": mechanism.adjacency,
+            "trust": mechanism.trust,
+            "delta": repr(privacy.delta),
+            "epsilon": None if budget is None else repr(budget),
+            "noise": SEEDED if mechanism.private else "none",
+            "users": setting.data.n_users,
+        },
+    )
+
+
+def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledger, progress: Progress) -> State:
+    """Every round that is left, each recorded before its checkpoint, so that a crash repeats at most one.
+
+    Raises:
+        BudgetExceededError: before a round that the budget does not allow; what is done stays in the folder.
+        RoundFailedError: when a round found too few clients in every attempt.
+    """
+    federation = setting.federation
+    state = _continue_from(setting, folder, ledger)
+    progress.start(federation.rounds, state.round)
+    while state.round < federation.rounds:
+        began = time.perf_counter()
+        plan = federation.plan(state)
+        if plan.mechanism.private:
+            ledger.reserve(plan.round, plan.attempt, plan.event())
+        collected = engine.collect(plan, state.shared)
+        survivors = sum(shard.n_users for shard in collected.shards)
+        try:
+            after = federation.finish(state, plan, collected.shards)
+        except (RoundFailedError, ContributionError):
+            if plan.mechanism.private:
+                ledger.close(plan.round, plan.attempt, "abort", survivors)
+            state = federation.failed(state)
+            folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
+            continue
+        seconds = time.perf_counter() - began
+        if plan.mechanism.private:
+            ledger.close(plan.round, plan.attempt, "commit", survivors)
+        due = plan.round % setting.experiment.evaluation.every == 0 or plan.round == federation.rounds
+        metrics = setting.evaluator.validation(scorer(federation.model, after.shared), quick=True) if due else None
+        epsilon = ledger.spent() if plan.mechanism.private else None
+        folder.append_round(
+            {
+                "round": plan.round,
+                "attempt": plan.attempt,
+                "release": plan.release.name,
+                "cohort": len(plan.cohort.users),
+                "survivors": survivors,
+                "rejected": collected.rejected,
+                "seconds": seconds,
+                "up_bytes": collected.up_bytes,
+                "down_bytes": collected.down_bytes,
+                "noise_multiplier": plan.mechanism.noise_multiplier,
+                "epsilon": epsilon,
+                "metrics": metrics,
+            }
+        )
+        state = after
+        folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
+        progress.update(plan.round, _headline(metrics), epsilon, ledger.budget)
+    return state
+
+
+def train_quietly(federation: Federation, engine: Engine) -> State:
+    """Every round in memory, without a ledger or a folder: for baselines and tests."""
+    state = federation.start()
+    while state.round < federation.rounds:
+        plan = federation.plan(state)
+        state = federation.finish(state, plan, engine.collect(plan, state.shared).shards)
+    return state
+
+
+def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State:
+    """The checkpoint's state with the records brought in line with it, or a fresh start."""
+    if not folder.has(names.CHECKPOINT):
+        state = setting.federation.start()
+        folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
+        return state
+    where = str(folder.path(names.CHECKPOINT))
+    state, ledger_size = checkpoint.load(folder.read_bytes(names.CHECKPOINT), setting.experiment, where)
+    if ledger_size > len(ledger.lines):
+        raise LedgerError(
+            f"'{ledger.path}' holds {len(ledger.lines)} lines where the checkpoint knows {ledger_size}: "
+            "events are missing, so this run cannot be continued."
+        )
+    folder.truncate_rounds(state.round)
+    return state
+
+
+def _headline(metrics: dict[str, Any] | None) -> float | None:
+    return None if metrics is None else metrics["full"]["hr@10"]

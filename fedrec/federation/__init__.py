@@ -1,0 +1,1 @@
+"""The round: cohort, plan, aggregate, checkpoint, resume. No I/O but the checkpoint, no flwr."""

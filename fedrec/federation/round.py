@@ -1,0 +1,221 @@
+"""The round as a pure state machine: ``plan`` → shard sums → ``finish``. No I/O, no flwr."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fedrec.config import Experiment
+from fedrec.contribution import Release
+from fedrec.data.interactions import Catalogue, Interactions
+from fedrec.errors import ConfigError, RoundFailedError
+from fedrec.federation import optimiser
+from fedrec.federation.cohort import Cohort, choose
+from fedrec.models.base import Recommender, Shared, Total, build
+from fedrec.privacy import accounting
+from fedrec.privacy.mechanism import SERVER_PART, Mechanism, ShardSum, add_noise, add_up, clip_and_sum
+from fedrec.randomness import Key
+
+_SHARD_EVENTS = 250_000
+"""Interactions that one call of a model's ``contribute`` sees; bounds the memory of a large shard."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Everything that the next round depends on.
+
+    Attributes:
+        round: rounds done.
+        attempt: failed attempts at the next one.
+        shared: the shared model.
+        memory: the server optimizer's arrays.
+    """
+
+    round: int
+    attempt: int
+    shared: Shared
+    memory: optimiser.Memory
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One attempt at a round: who, what, under which mechanism. Its key draws everything that the attempt draws."""
+
+    round: int
+    attempt: int
+    release: Release
+    mechanism: Mechanism
+    cohort: Cohort
+    key: Key
+
+    def event(self) -> dict[str, Any]:
+        """What the ledger records of it."""
+        return {
+            "release": self.release.name,
+            "coordinates": self.release.size,
+            "noise_multiplier": float(self.mechanism.noise_multiplier),
+            "clip_norm": float(self.mechanism.clip_norm),
+            "trust": self.mechanism.trust,
+            "cohort": len(self.cohort.users),
+            "cohort_choice": self.cohort.how,
+            "min_cohort": self.mechanism.min_cohort,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """An experiment made ready: the model, its releases and a mechanism for each.
+
+    Attributes:
+        experiment: as resolved.
+        model: its recommender.
+        catalogue: the public items.
+        population: number of users.
+        releases: one a round.
+        mechanisms: one a round.
+    """
+
+    experiment: Experiment
+    model: Recommender
+    catalogue: Catalogue
+    population: int
+    releases: tuple[Release, ...]
+    mechanisms: tuple[Mechanism, ...]
+
+    @property
+    def rounds(self) -> int:
+        return len(self.releases)
+
+    @property
+    def key(self) -> Key:
+        return Key(self.experiment.seed)
+
+    @property
+    def cohort_size(self) -> int:
+        return self.experiment.federation.cohort or self.population
+
+    def start(self) -> State:
+        """The state before the first round."""
+        return State(0, 0, self.model.init(self.catalogue, self.key), {})
+
+    def plan(self, state: State) -> Plan:
+        """The next attempt; the same state gives the same plan."""
+        key = self.key.at(state.round + 1, state.attempt)
+        cohort = choose(self.population, self.experiment.federation.cohort, key)
+        release, mechanism = self.releases[state.round], self.mechanisms[state.round]
+        return Plan(state.round + 1, state.attempt, release, mechanism, cohort, key)
+
+    def finish(self, state: State, plan: Plan, shards: Sequence[ShardSum]) -> State:
+        """The state after a round: check the sum, undo the scaling, apply.
+
+        Args:
+            state: the state that was planned from.
+            plan: the attempt.
+            shards: what came back, in the order of users.
+
+        Raises:
+            RoundFailedError: if fewer users than the minimum cohort are in the sum.
+            ContributionError: if the sum has wrong names, shapes or values that are not finite.
+        """
+        total = add_up(shards, plan.release)
+        if total.n_users < plan.mechanism.min_cohort:
+            raise RoundFailedError(
+                f"Round {plan.round}: {total.n_users} users answered, fewer than the minimum cohort of "
+                f"{plan.mechanism.min_cohort}; nothing was released."
+            )
+        std = plan.mechanism.total_std(total.n_users)
+        arrays: Mapping[str, Any] = total.arrays
+        if plan.mechanism.trust == "central":
+            arrays = add_noise(arrays, plan.release, std, plan.key, SERVER_PART)
+        scales = {component.name: component.scale for component in plan.release.components}
+        arrays = {name: array / scales[name] for name, array in arrays.items()}
+        noise = {name: std / scale for name, scale in scales.items()}
+        memory = state.memory
+        if plan.release.optimise:
+            # The divisor is the planned size: the survivors' number must not move the weights.
+            mean = {name: array / len(plan.cohort.users) for name, array in arrays.items()}
+            arrays, memory = optimiser.step(mean, memory, self.experiment.federation)
+        shared = self.model.apply(state.shared, Total(arrays, noise, total.n_users), plan.release, self.catalogue)
+        return State(state.round + 1, 0, shared, memory)
+
+    def failed(self, state: State) -> State:
+        """The state after an attempt that too few clients answered: everything is drawn afresh.
+
+        Raises:
+            RoundFailedError: when no attempt is left.
+        """
+        if state.attempt + 1 >= self.experiment.federation.attempts:
+            raise RoundFailedError(
+                f"Round {state.round + 1} failed {state.attempt + 1} times; raise federation.attempts or lower "
+                "federation.min_cohort."
+            )
+        return replace(state, attempt=state.attempt + 1)
+
+
+def client_round(model: Recommender, shared: Shared, users: Interactions, plan: Plan, part: int) -> ShardSum:
+    """What a client, or a shard of them, does in a round: train, clip each user, sum, add its share of noise.
+
+    The same function on a phone, on a Flower node and for a whole fleet.
+
+    Args:
+        model: the recommender.
+        shared: the shared model, as received.
+        users: the shard's own histories.
+        plan: the attempt.
+        part: the shard's number, which tells its noise from others'.
+    """
+    edges = np.unique(np.searchsorted(users.indptr, np.arange(0, max(users.n_events, 1), _SHARD_EVENTS)))
+    edges = np.unique(np.r_[0, edges, users.n_users])
+    sums = []
+    for first, last in zip(edges[:-1], edges[1:], strict=True):
+        block = users.take(np.arange(first, last))
+        contribution = model.contribute(shared, block, plan.release, plan.key)
+        sums.append(clip_and_sum(contribution, plan.release, plan.mechanism))
+    total = add_up(sums, plan.release) if len(sums) > 1 else sums[0]
+    noised = add_noise(total.arrays, plan.release, plan.mechanism.share_std(total.n_users), plan.key, part)
+    return replace(total, arrays=noised)
+
+
+def make_federation(experiment: Experiment, catalogue: Catalogue, population: int) -> Federation:
+    """Resolve an experiment against its data: releases, calibrated noise, cohort.
+
+    Raises:
+        ConfigError: if the cohort is larger than the population.
+    """
+    model = build(experiment)
+    releases = model.releases(catalogue)
+    cohort = len(choose(population, experiment.federation.cohort, Key(experiment.seed)).users)
+    least = experiment.federation.min_cohort
+    if least is not None and least > cohort:
+        raise ConfigError(f"federation.min_cohort = {least} is larger than the cohort of {cohort} users; lower it.")
+    privacy = experiment.privacy
+    mechanisms = tuple(
+        Mechanism(
+            noise_multiplier=sigma,
+            clip_norm=(release.clip_norm or privacy.clip_norm) if sigma else math.inf,
+            trust=privacy.trust,
+            min_cohort=least or cohort,
+            unit=privacy.unit,
+        )
+        for release, sigma in zip(releases, noise_multipliers(experiment, releases), strict=True)
+    )
+    return Federation(experiment, model, catalogue, population, releases, mechanisms)
+
+
+def noise_multipliers(experiment: Experiment, releases: Sequence[Release]) -> list[float]:
+    """Each round's noise multiplier: given, calibrated to the budget, or 0 without privacy.
+
+    A given one is that of equal rounds; where rounds have unequal shares, each gets the noise that its share buys, and
+    the whole run costs the same.
+    """
+    privacy = experiment.privacy
+    shares = [release.share for release in releases]
+    if privacy.noise_multiplier is not None:
+        return [privacy.noise_multiplier / math.sqrt(len(shares) * share) for share in shares]
+    if privacy.epsilon is not None:
+        return accounting.calibrate(privacy.epsilon, privacy.delta, shares)
+    return [0.0] * len(shares)

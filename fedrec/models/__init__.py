@@ -1,0 +1,1 @@
+"""Recommenders: one a file, each with its config class above it."""

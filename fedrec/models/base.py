@@ -1,0 +1,84 @@
+"""The recommender: what is shared, what is personal, what a client contributes, how a device scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrec.config import Experiment, FederationConfig, ModelConfig, TrainingConfig
+from fedrec.contribution import Contribution, Floats, Release
+from fedrec.data.interactions import Catalogue, Interactions
+from fedrec.randomness import Key
+from fedrec.registry import MODELS
+
+Shared = Mapping[str, npt.NDArray[Any]]
+"""The shared model: named arrays, float32 or integer; what the server sends and publishes."""
+
+Personal = Mapping[str, npt.NDArray[Any]]
+"""What C users keep on their devices: named arrays whose first axis is the user."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """What the server learns from a round, back in the components' own units.
+
+    Attributes:
+        arrays: by component: the noised sum over users for a statistic, the server optimizer's step for an update.
+        noise_std: standard deviation of the noise in each coordinate of an array (0 without privacy).
+        n_users: how many users are in the sum.
+    """
+
+    arrays: Mapping[str, Floats]
+    noise_std: Mapping[str, float]
+    n_users: int
+
+
+@dataclass(frozen=True)
+class Recommender(ABC):
+    """A model of either kind: statistic models sum clipped statistics, trained models sum deltas of local training.
+
+    Every verb is pure: the same arguments give the same result, and nothing given is changed.
+    """
+
+    Config: ClassVar[type[ModelConfig]]
+
+    config: Any  # the model's own Config; Any because a subclass narrows it
+    training: TrainingConfig
+    federation: FederationConfig
+
+    @abstractmethod
+    def releases(self, catalogue: Catalogue) -> tuple[Release, ...]:
+        """The run's rounds, one release each; public, and fixed before the first round."""
+
+    @abstractmethod
+    def init(self, catalogue: Catalogue, key: Key) -> Shared:
+        """The shared model before the first round."""
+
+    @abstractmethod
+    def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
+        """What C users would send, before clipping and noise; one user's part depends on no other user."""
+
+    @abstractmethod
+    def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:
+        """The shared model after a round."""
+
+    @abstractmethod
+    def personalise(self, shared: Shared, users: Interactions) -> Personal:
+        """What C users compute from their own history, on the device; never sent."""
+
+    @abstractmethod
+    def score(self, shared: Shared, personal: Personal) -> npt.NDArray[np.float32]:
+        """Scores of every item for C users, ``[C, n_items]``; higher is better."""
+
+
+def build(experiment: Experiment) -> Recommender:
+    """The experiment's model."""
+    model: Recommender = MODELS.get(experiment.model.name)(
+        experiment.model, experiment.training, experiment.federation
+    )
+    return model

@@ -1,0 +1,1 @@
+"""The run folder, the progress line, plots and the HTML report."""

@@ -1,0 +1,1 @@
+"""Local training: the one place where a client learns."""
