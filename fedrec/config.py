@@ -173,7 +173,8 @@ class Experiment(Section):
         """A copy with some keys of some sections changed, checked anew."""
         raw = self.model_dump(mode="json")
         for section, values in sections.items():
-            raw[section] = {**raw[section], **values}
+            other = values.get("name", raw[section].get("name")) != raw[section].get("name")
+            raw[section] = dict(values) if other else {**raw[section], **values}  # options go with their name
         return resolve(raw)
 
 
@@ -226,6 +227,11 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(f"No experiment file '{name_or_path}' and no packaged experiment of that name. {hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the experiment '{path}': {error}.") from error
+
+
+def named_or_text(value: str) -> Experiment:
+    """An experiment from what a Flower run config can hold: a packaged name or TOML text."""
+    return load(value) if value in packaged() else parse(value, "the run config's experiment")
 
 
 def packaged() -> list[str]:

@@ -116,5 +116,7 @@ def _parquet_column(path: Path, name: str, kind: Kind, column: Any) -> Any:
     if not (pyarrow.types.is_integer(type_) or pyarrow.types.is_string(type_) or pyarrow.types.is_large_string(type_)):
         raise located(path, 1, f"the column holds {type_} where ids (strings or whole numbers) are needed.", name)
     if pyarrow.types.is_integer(type_):
-        return np.asarray(column).astype(np.bytes_)
+        values = np.asarray(column)
+        width = max(len(str(values.min())), len(str(values.max())))
+        return values.astype(f"S{width}")
     return np.array([cell(path, row, name, kind, value) for row, value in enumerate(column.to_pylist(), 1)])

@@ -14,10 +14,9 @@ import numpy as np
 import fedrec
 from fedrec.config import Experiment
 from fedrec.data.interactions import Interactions
-from fedrec.data.splits import history_for_test
 from fedrec.engines.fleet import Fleet, model_bytes
 from fedrec.engines.run import Setting, scorer, train_quietly
-from fedrec.evaluation.ranking import top_items
+from fedrec.evaluation.ranking import block_of_scores
 from fedrec.federation.round import State, make_federation
 from fedrec.models.base import Recommender, Shared
 from fedrec.privacy.accounting import accountant_version, composed_mu
@@ -54,12 +53,12 @@ def measure(setting: Setting, model: Recommender, shared: Shared, label: str) ->
 
 def samples(setting: Setting, model: Recommender, shared: Shared) -> list[dict[str, Any]]:
     """What a few users are recommended, with titles; the same users in every run of a data set and seed."""
-    history, test, catalogue = history_for_test(setting.split), setting.split.test, setting.data.catalogue
+    history, test, catalogue = setting.split.history_for_test, setting.split.test, setting.data.catalogue
     tested = np.flatnonzero(test.counts)
     generator = setting.federation.key.generator(Lane.SAMPLE_USERS)
     chosen = np.sort(generator.choice(tested, min(_SAMPLE_USERS, len(tested)), replace=False))
     users = history.take(chosen)
-    lists = top_items(scorer(model, shared)(users), users, _SAMPLE_TITLES)
+    lists = np.argsort(-block_of_scores(scorer(model, shared), users), axis=1, kind="stable")[:, :_SAMPLE_TITLES]
     return [
         {
             "user": _name_of(users, row),

@@ -16,7 +16,8 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.splits import Split, split
 from fedrec.engines.base import Engine
 from fedrec.errors import ConfigError, ContributionError, LedgerError, PrivacyWarning, RoundFailedError
-from fedrec.evaluation.protocol import Evaluator, Scorer
+from fedrec.evaluation.protocol import Evaluator
+from fedrec.evaluation.ranking import Scorer
 from fedrec.federation import checkpoint
 from fedrec.federation.round import Federation, State, make_federation
 from fedrec.models.base import Recommender, Shared
@@ -106,7 +107,7 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
     progress.start(federation.rounds, state.round)
     while state.round < federation.rounds:
         began = time.perf_counter()
-        plan = federation.plan(state)
+        plan = federation.plan(state.round + 1, state.attempt)
         if plan.mechanism.private:
             ledger.reserve(plan.round, plan.attempt, plan.event())
         collected = engine.collect(plan, state.shared)
@@ -151,7 +152,7 @@ def train_quietly(federation: Federation, engine: Engine) -> State:
     """Every round in memory, without a ledger or a folder: for baselines and tests."""
     state = federation.start()
     while state.round < federation.rounds:
-        plan = federation.plan(state)
+        plan = federation.plan(state.round + 1)
         state = federation.finish(state, plan, engine.collect(plan, state.shared).shards)
     return state
 

@@ -72,7 +72,7 @@ def distinct_below(streams: U64, wanted: Ints, bounds: Ints, first: int = 0) -> 
     for step in range(width):
         rows = slice(None) if step < least else np.flatnonzero(wanted > step)
         top = bounds[rows] - wanted[rows] + step
-        draw = below(streams[rows], np.int64(first + step)[None], top + 1)
+        draw = below(streams[rows], np.array([first + step]), top + 1)
         taken = (chosen[:step, rows] == draw).any(axis=0)
         chosen[step, rows] = np.where(taken, top, draw)
     return np.ascontiguousarray(chosen.T)

@@ -151,7 +151,7 @@ class Evaluator:
         wanted = self._config.users
         if wanted is not None and wanted < len(positions):
             streams = self._key.streams(known.users[positions], Lane.SAMPLE_USERS)
-            drawn = np.argsort(bits(streams, np.int64(0)[None]), kind="stable")[:wanted]
+            drawn = np.argsort(bits(streams, np.zeros(1, np.int64)), kind="stable")[:wanted]
             positions = positions[np.sort(drawn)]
         return _View(name, known, held, positions, published, first)
 

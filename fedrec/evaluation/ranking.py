@@ -111,7 +111,7 @@ def _above(table: Scores, names: Ints | None, own: Scores, items: Ints, ties: U6
         items: ``[n]``; whether the item itself is in the table does not matter.
         ties: one stream a row, ``[n]``.
     """
-    above = np.count_nonzero(table > own[:, None], axis=1).astype(np.int64)
+    above: Ints = np.count_nonzero(table > own[:, None], axis=1).astype(np.int64)
     equal = table == own[:, None]
     itself = 1 if names is None else 0
     tied = np.flatnonzero(np.count_nonzero(equal, axis=1) > itself)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedrec.config import Experiment
 from fedrec.contribution import Release
@@ -15,7 +16,7 @@ from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import ConfigError, RoundFailedError
 from fedrec.federation import optimiser
 from fedrec.federation.cohort import Cohort, choose
-from fedrec.models.base import Recommender, Shared, Total, build
+from fedrec.models.base import Budget, Recommender, Shared, Total, build
 from fedrec.privacy import accounting
 from fedrec.privacy.mechanism import SERVER_PART, Mechanism, ShardSum, add_noise, add_up, clip_and_sum
 from fedrec.randomness import Key
@@ -102,12 +103,11 @@ class Federation:
         """The state before the first round."""
         return State(0, 0, self.model.init(self.catalogue, self.key), {})
 
-    def plan(self, state: State) -> Plan:
-        """The next attempt; the same state gives the same plan."""
-        key = self.key.at(state.round + 1, state.attempt)
+    def plan(self, round_: int, attempt: int = 0) -> Plan:
+        """An attempt at a round, from 1; the same numbers give the same plan on a server and on every client."""
+        key = self.key.at(round_, attempt)
         cohort = choose(self.population, self.experiment.federation.cohort, key)
-        release, mechanism = self.releases[state.round], self.mechanisms[state.round]
-        return Plan(state.round + 1, state.attempt, release, mechanism, cohort, key)
+        return Plan(round_, attempt, self.releases[round_ - 1], self.mechanisms[round_ - 1], cohort, key)
 
     def finish(self, state: State, plan: Plan, shards: Sequence[ShardSum]) -> State:
         """The state after a round: check the sum, undo the scaling, apply.
@@ -137,7 +137,8 @@ class Federation:
         memory = state.memory
         if plan.release.optimise:
             # The divisor is the planned size: the survivors' number must not move the weights.
-            mean = {name: array / len(plan.cohort.users) for name, array in arrays.items()}
+            size = len(plan.cohort.users)
+            mean = {name: optimiser.shrink(array, noise[name]) / size for name, array in arrays.items()}
             arrays, memory = optimiser.step(mean, memory, self.experiment.federation)
         shared = self.model.apply(state.shared, Total(arrays, noise, total.n_users), plan.release, self.catalogue)
         return State(state.round + 1, 0, shared, memory)
@@ -154,6 +155,12 @@ class Federation:
                 "federation.min_cohort."
             )
         return replace(state, attempt=state.attempt + 1)
+
+
+def partition_of(cohort: Cohort, partition: int, partitions: int, population: int) -> npt.NDArray[np.int64]:
+    """The cohort's users that a node holds: nodes hold contiguous users, as evenly as can be."""
+    first, last = partition * population // partitions, (partition + 1) * population // partitions
+    return cohort.users[(cohort.users >= first) & (cohort.users < last)]
 
 
 def client_round(model: Recommender, shared: Shared, users: Interactions, plan: Plan, part: int) -> ShardSum:
@@ -187,12 +194,14 @@ def make_federation(experiment: Experiment, catalogue: Catalogue, population: in
         ConfigError: if the cohort is larger than the population.
     """
     model = build(experiment)
-    releases = model.releases(catalogue)
     cohort = len(choose(population, experiment.federation.cohort, Key(experiment.seed)).users)
     least = experiment.federation.min_cohort
     if least is not None and least > cohort:
         raise ConfigError(f"federation.min_cohort = {least} is larger than the cohort of {cohort} users; lower it.")
     privacy = experiment.privacy
+    whole = noise_multipliers(experiment, [1.0])[0]
+    releases = model.releases(catalogue, Budget(whole, cohort))
+    sigmas = noise_multipliers(experiment, [release.share for release in releases])
     mechanisms = tuple(
         Mechanism(
             noise_multiplier=sigma,
@@ -201,19 +210,18 @@ def make_federation(experiment: Experiment, catalogue: Catalogue, population: in
             min_cohort=least or cohort,
             unit=privacy.unit,
         )
-        for release, sigma in zip(releases, noise_multipliers(experiment, releases), strict=True)
+        for release, sigma in zip(releases, sigmas, strict=True)
     )
     return Federation(experiment, model, catalogue, population, releases, mechanisms)
 
 
-def noise_multipliers(experiment: Experiment, releases: Sequence[Release]) -> list[float]:
+def noise_multipliers(experiment: Experiment, shares: Sequence[float]) -> list[float]:
     """Each round's noise multiplier: given, calibrated to the budget, or 0 without privacy.
 
     A given one is that of equal rounds; where rounds have unequal shares, each gets the noise that its share buys, and
     the whole run costs the same.
     """
     privacy = experiment.privacy
-    shares = [release.share for release in releases]
     if privacy.noise_multiplier is not None:
         return [privacy.noise_multiplier / math.sqrt(len(shares) * share) for share in shares]
     if privacy.epsilon is not None:

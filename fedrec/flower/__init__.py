@@ -1,1 +1,1 @@
-"""The only package that imports flwr."""
+"""The only package that imports flwr: codec, transport, strategy, ServerApp and ClientApp."""

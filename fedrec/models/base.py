@@ -24,6 +24,19 @@ Personal = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What a model may know when it plans its releases; public.
+
+    Attributes:
+        noise_multiplier: of the whole run, as if it were one release (0 without privacy).
+        n_users: the cohort's size.
+    """
+
+    noise_multiplier: float
+    n_users: int
+
+
+@dataclass(frozen=True)
 class Total:
     """What the server learns from a round, back in the components' own units.
 
@@ -52,7 +65,7 @@ class Recommender(ABC):
     federation: FederationConfig
 
     @abstractmethod
-    def releases(self, catalogue: Catalogue) -> tuple[Release, ...]:
+    def releases(self, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:
         """The run's rounds, one release each; public, and fixed before the first round."""
 
     @abstractmethod

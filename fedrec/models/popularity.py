@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fedrec.config import ModelConfig
 from fedrec.contribution import Component, Contribution, Release, Rows
 from fedrec.data.interactions import Catalogue, Interactions
-from fedrec.models.base import Personal, Recommender, Shared, Total
+from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
 from fedrec.randomness import Key
 from fedrec.registry import MODELS
 
@@ -31,11 +31,11 @@ class Popularity(Recommender):
     Config = PopularityConfig
     config: PopularityConfig
 
-    def releases(self, catalogue: Catalogue) -> tuple[Release, ...]:
+    def releases(self, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:  # noqa: ARG002 - one release whatever the budget
         return (Release("popularity", (Component("popularity", (len(catalogue),)),), share=1.0, clip_norm=1.0),)
 
-    def init(self, catalogue: Catalogue, key: Key) -> Shared:  # noqa: ARG002 - nothing random here
-        return {"popularity": np.zeros(len(catalogue), np.float32)}
+    def init(self, catalogue: Catalogue, key: Key) -> Shared:  # noqa: ARG002 - nothing to start from
+        return {}
 
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:  # noqa: ARG002 - the statistic needs the history alone
         return Contribution({"popularity": normalised_history(users)}, users.n_users)

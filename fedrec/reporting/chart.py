@@ -91,7 +91,7 @@ def linear(label: str, values: Sequence[float], *, whole: bool = False, from_zer
     return Axis(label, low, high, ticks)
 
 
-def render(title: str, description: str, x: Axis, y: Axis, series: Sequence[Series], *, width: int = 440) -> Markup:
+def render(title: str, description: str, x: Axis, y: Axis, series: Sequence[Series], *, width: int = 360) -> Markup:
     """The chart as an ``<svg>`` element that fits the width of its place.
 
     Args:

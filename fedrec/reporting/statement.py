@@ -94,10 +94,11 @@ def _protected(privacy: Privacy) -> tuple[str, str, str]:
 
 
 def _odds(privacy: Privacy, epsilon: float) -> str:
+    delta = f"{figures.short(privacy.delta)} ({figures.one_in(privacy.delta)})"
     return (
         f"Whatever they see would have been at most {_factor(epsilon)} times as likely, or as unlikely, had "
         f"{_protected(privacy)[2]} (this factor is e to the power epsilon = {figures.epsilon(epsilon)}). The promise "
-        f"may fail with a probability of at most delta = {figures.short(privacy.delta)} ({figures.one_in(privacy.delta)})."
+        f"may fail with a probability of at most delta = {delta}."
     )
 
 

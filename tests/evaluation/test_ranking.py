@@ -91,7 +91,7 @@ def test_equal_held_out_items_take_different_ranks() -> None:
 def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
     scores = np.zeros((2, N_ITEMS), np.float32)
     scores[1, 3] = bad
-    with pytest.raises(FedrecError, match="score of user 1 for item 3 is .*diverged"):
+    with pytest.raises(FedrecError, match=r"score of user 1 for item 3 is .*diverged"):
         block_of_scores(lambda _: scores, build([[0], [1]]))
 
 
@@ -106,7 +106,7 @@ def test_the_scorer_keeps_its_own_array() -> None:
     block = block_of_scores(lambda _: scores, build([[2]]))
     assert np.isneginf(block[0, 2])
     assert not scores.any()
-    shared = np.broadcast_to(np.arange(N_ITEMS), (2, N_ITEMS))  # read-only, integers, one row for all
+    shared: Any = np.broadcast_to(np.arange(N_ITEMS), (2, N_ITEMS))  # read-only, integers, one row for all
     assert block_of_scores(lambda _: shared, build([[2], [3]]))[0, 3] == 3
 
 

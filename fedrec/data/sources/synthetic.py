@@ -1,7 +1,8 @@
 """Synthetic interactions with the traits of real ones: few users and items hold most events, and taste is low-rank.
 
-Items and users lie in a latent space around genres. A user's items are drawn by popularity (Zipf), of which those of
-the user's taste are chosen (Gumbel top-k; Kool, van Hoof & Welling 2019), and come in stretches of one genre.
+Items and users lie in a latent space around genres. A user comes across items by popularity (Zipf), some of them
+within the user's own two genres, chooses by taste (Gumbel top-k; Kool, van Hoof & Welling 2019), and meets one genre
+after another.
 Everything about a user is a pure function of (seed, the user's number), so any user can be made alone.
 """
 
@@ -47,7 +48,8 @@ class SyntheticConfig(DataConfig):
         item_exponent: of Zipf's law of items.
         dimension: of the latent space.
         n_genres: genres, which are clusters in the latent space.
-        taste: weight of taste against chance in nats; 0 leaves popularity alone.
+        focus: the share of items that a user comes across within the own genres rather than anywhere.
+        taste: weight of taste against chance in nats; 0, with a focus of 0, leaves popularity alone.
         seed: of the population, apart from the experiment's seed.
     """
 
@@ -60,6 +62,7 @@ class SyntheticConfig(DataConfig):
     item_exponent: float = Field(0.9, ge=0)
     dimension: int = Field(8, ge=1)
     n_genres: int = Field(16, ge=1, le=128)
+    focus: float = Field(0.5, ge=0, le=1)
     taste: float = Field(4.0, ge=0)
     seed: int = Field(1, ge=0, lt=2**63)
 
@@ -104,7 +107,9 @@ class World:
         vectors: the items in the latent space, ``[n_items, dimension]``, of length 1.
         centres: the genres in it, ``[n_genres, dimension]``, of length 1.
         genre: each item's own genre, ``[n_items]``.
-        cumulative: of the items' popularity, ``[n_items]``, ending with 1.
+        by_genre: the items in the order of their genres, ``[n_items]``.
+        cumulative: of their popularity in that order, ``[n_items]``, ending with 1.
+        bounds: where each genre begins on that scale, and 1 at the end, ``[n_genres + 1]``.
         scale: of the power law of events a user, such that their mean is as configured.
     """
 
@@ -113,7 +118,9 @@ class World:
     vectors: Floats
     centres: Floats
     genre: Ints
+    by_genre: Ints
     cumulative: Floats
+    bounds: Floats
     scale: float
 
     @staticmethod
@@ -134,8 +141,11 @@ class World:
             genres=genres.astype(np.float32),
             features=vectors.astype(np.float32),
         )
-        cumulative = np.cumsum(popularity) / popularity.sum()
-        return World(config, catalogue, vectors, centres, genre, cumulative, _scale(config))
+        by_genre = np.argsort(genre, kind="stable")
+        cumulative = np.cumsum(popularity[by_genre])
+        cumulative /= cumulative[-1]
+        bounds = np.concatenate([[0.0], cumulative])[np.searchsorted(genre[by_genre], np.arange(g + 1))]
+        return World(config, catalogue, vectors, centres, genre, by_genre, cumulative, bounds, _scale(config))
 
     def interactions(self, users: Ints) -> Interactions:
         """The users of these numbers, int64 ``[C]``."""
@@ -155,12 +165,9 @@ class World:
 
     def _choose(self, streams: npt.NDArray[np.uint64], counts: Ints) -> tuple[Ints, Ints]:
         """Each event's user (its place in the block) and item, by user and then by time, ``[n_events]``."""
-        candidates = 3 * counts + 8
-        owner = np.repeat(np.arange(len(counts)), candidates)
-        chance, taste = (bits(streams, np.array([number]))[owner] for number in (1, 2))
-        drawn = np.searchsorted(self.cumulative, uniform(chance, _within(candidates)), side="right")
-        drawn = np.minimum(drawn, self.config.n_items - 1)
+        owner, drawn = self._come_across(streams, counts)
         liking = np.einsum("ij,ij->i", self._tastes(streams)[owner], self.vectors[drawn]) * self.config.taste
+        taste = bits(streams, np.array([2]))[owner]
         # The noise hangs on the item, so that an item drawn twice scores the same twice and the two lie side by side.
         score = liking - np.log(-np.log(uniform(taste, drawn) + 2.0**-54))
         ranked = np.lexsort((drawn, -score, owner))
@@ -173,6 +180,21 @@ class World:
         of_genre, of_item = (bits(streams, np.array([number]))[owner] for number in (3, 9))
         when = uniform(of_genre, self.genre[drawn]) + 0.3 * uniform(of_item, drawn)
         return owner, drawn[np.lexsort((when, owner))]
+
+    def _come_across(self, streams: npt.NDArray[np.uint64], counts: Ints) -> tuple[Ints, Ints]:
+        """The items that each user may choose from, some of them several times: users and items ``[n_candidates]``."""
+        candidates = 4 * counts + 8
+        owner = np.repeat(np.arange(len(counts)), candidates)
+        chance = bits(streams, np.array([1]))[owner]
+        within = _within(candidates)
+        where = uniform(chance, 2 * within)
+        first, second = (_pick(streams, number, len(self.centres))[owner] for number in (4, 5))
+        genre = np.where(where < self.config.focus * 2 / 3, first, second)
+        own = where < self.config.focus
+        begin = np.where(own, self.bounds[genre], 0.0)
+        end = np.where(own, self.bounds[genre + 1], 1.0)
+        place = np.searchsorted(self.cumulative, begin + uniform(chance, 2 * within + 1) * (end - begin), side="right")
+        return owner, self.by_genre[np.minimum(place, self.config.n_items - 1)]
 
     def _tastes(self, streams: npt.NDArray[np.uint64]) -> Floats:
         """Users in the latent space, ``[C, dimension]``: mostly of one genre, less of a second, and a bit their own."""

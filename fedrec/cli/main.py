@@ -1,0 +1,136 @@
+"""The `fedrec` command: verbs, exit codes, and errors as one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+# Read when NumPy's BLAS loads: a federation scales by process, and idle BLAS threads only get in each other's way.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import typer
+
+from fedrec import __version__
+from fedrec.errors import FedrecError, PrivacyWarning
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Private federated recommenders: simulate, compare, audit.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: ARG001 - the callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[  # noqa: ARG001 - read from the arguments in `main`, before anything can fail
+        bool, typer.Option("--debug", help="Show a traceback with an error.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def simulate(
+    experiment: Annotated[
+        str, typer.Argument(metavar="[EXPERIMENT]", help="An experiment's TOML file, or the name of a packaged one.")
+    ] = "default",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as privacy.epsilon=4 or model=gram."),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Where clients run: fleet or flower.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; by default the next free one in runs/.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Continue an interrupted run to the identical result.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as the last line of stdout.")] = False,
+) -> None:
+    """Run a federation on this machine and write a run folder with its report."""
+    from fedrec.cli.simulate import run
+
+    run(experiment, overrides or [], engine, out, resume, as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path | None, typer.Option(help="Where the plot goes; by default compare.html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite whatever is there.")] = False,
+) -> None:
+    """Hold runs side by side: a table and the privacy-utility plot."""
+    from fedrec.cli.compare import compare as run
+
+    run(runs, out, as_json, force)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
+    """Say what is installed, which extras and versions, and what is wrong."""
+    from fedrec.cli.doctor import doctor as run
+
+    run(as_json)
+
+
+def _add_groups() -> None:
+    from fedrec.cli.data import app as data
+
+    app.add_typer(data, name="data")
+
+
+def main() -> None:
+    """The entry point. Exit 0 done, 1 failed, 2 bad usage or bad input, 3 the privacy budget refuses."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    _add_groups()
+    warnings.simplefilter("always", PrivacyWarning)
+    warnings.showwarning = _show_warning
+    try:
+        app(args=arguments, prog_name="fedrec")
+    except FedrecError as error:
+        if debug:
+            raise
+        typer.echo(f"fedrec: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("fedrec: interrupted.", err=True)
+        sys.exit(130)
+    except OSError as error:
+        if debug:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        typer.echo(f"fedrec: {error.strerror or error}{place}.", err=True)
+        sys.exit(1)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,  # noqa: ARG001 - the signature of warnings.showwarning
+    line: str | None = None,  # noqa: ARG001 - the same
+) -> None:
+    """Privacy warnings in one line; a library's own warnings are for its developers."""
+    if issubclass(category, PrivacyWarning):
+        typer.echo(f"fedrec: warning: {message}", err=True)
+    elif os.environ.get("PYTHONWARNINGS"):
+        typer.echo(f"{filename}:{lineno}: {category.__name__}: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""`fedrec simulate`: load, run on the chosen engine, say what came out."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fedrec.config import Experiment, load
+from fedrec.engines import simulate
+from fedrec.errors import BudgetExceededError, UsageError, did_you_mean
+from fedrec.reporting.folder import REPORT, RunFolder
+
+_ENGINES = ("fleet", "flower")
+
+
+def run(
+    experiment: str, overrides: list[str], engine: str | None, out: Path | None, resume: Path | None, as_json: bool
+) -> None:
+    """Start or resume a run; errors leave a resumable folder, or none."""
+    if resume is not None and (out is not None or overrides):
+        raise UsageError("--resume continues a run as it was: it goes with neither --out nor --set.")
+    if engine is not None and engine not in _ENGINES:
+        raise UsageError(f"Unknown engine '{engine}'. {did_you_mean(engine, _ENGINES)}")
+    folder = RunFolder.open(resume) if resume is not None else None
+    loaded = load(experiment if folder is None else str(folder.root), overrides)
+    if engine is not None:
+        loaded = loaded.replaced(engine={"name": engine})
+    place = _Place(loaded, out, folder)
+    try:
+        summary = _run(loaded, place)
+    except KeyboardInterrupt:
+        if place.folder is not None:
+            typer.echo(f"Interrupted. Continue with: fedrec simulate --resume {place.folder.root}", err=True)
+        raise
+    except BudgetExceededError as error:
+        raise BudgetExceededError(f"{error} What was done is kept in {place.root}.") from error
+    _say(summary, place)
+    if as_json:
+        typer.echo(json.dumps(summary, allow_nan=False))
+
+
+class _Place:
+    """Where the run goes: an opened folder to resume, or one that is made when everything has been checked."""
+
+    def __init__(self, experiment: Experiment, out: Path | None, folder: RunFolder | None) -> None:
+        self._name, self._out = experiment.name, out
+        self.folder = folder
+        self.resumed = folder is not None
+
+    @property
+    def root(self) -> Path:
+        return self.folder.root if self.folder is not None else Path()
+
+    def make(self) -> RunFolder:
+        self.folder = RunFolder.create_next(self._name) if self._out is None else RunFolder.create(self._out)
+        return self.folder
+
+
+def _run(experiment: Experiment, place: _Place) -> dict[str, Any]:
+    if experiment.engine.name == "flower":
+        from fedrec.engines.flower import run_on_flower
+
+        folder = place.folder or place.make()
+        return run_on_flower(experiment, folder, resume=place.resumed)
+    if place.folder is not None:
+        return simulate.resume(experiment, place.folder)
+    return simulate.start(experiment, partial(place.make))
+
+
+def _say(summary: dict[str, Any], place: _Place) -> None:
+    """The headline, on stderr when stdout is for JSON readers anyway: people see both."""
+    privacy = summary["privacy"]
+    promise = "no privacy"
+    if privacy["epsilon"] is not None:
+        promise = f"epsilon {privacy['epsilon']:.3g}, delta {privacy['delta']:g}, unit {privacy['unit']}"
+    typer.echo(f"{summary['model']} on {summary['dataset']['name']}: {promise}")
+    rows = {"this run": summary["metrics"]} | summary["baselines"]
+    names = {"popularity": "popularity, same promise", "non_private": "the same model, no privacy"}
+    for name, metrics in rows.items():
+        views = [
+            f"{view} HR@10 {figures['hr@10']:.3f} NDCG@10 {figures['ndcg@10']:.3f}"
+            for view, figures in metrics["test"].items()
+            if isinstance(figures, dict) and "hr@10" in figures
+        ]
+        typer.echo(f"  {names.get(name, name):<28}" + "   ".join(views))
+    typer.echo(f"  report: {place.root / REPORT}")

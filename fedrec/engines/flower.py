@@ -1,0 +1,222 @@
+"""The Flower engine's launcher: a code-free app, an own SuperLink, the run's status, and its failure brought back.
+
+Imports no flwr: Flower runs in processes of its own, and `fedrec.flower` is what they load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+import fedrec.errors
+from fedrec.config import Experiment
+from fedrec.errors import FedrecError, MissingExtraError, RoundFailedError
+from fedrec.federation.round import make_federation
+from fedrec.reporting.folder import RunFolder
+from fedrec.reporting.progress import Progress
+
+_STARTUP_S, _STOP_S, _POLL_S = 60.0, 15.0, 0.5
+
+
+def run_on_flower(experiment: Experiment, folder: RunFolder, *, resume: bool) -> dict[str, Any]:
+    """Run an experiment on Flower's simulation runtime, through a real ServerApp, and return its summary.
+
+    Args:
+        experiment: what to run; ``engine.nodes`` nodes hold the users in shards.
+        folder: made and empty, or a run to resume.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        FedrecError: what the ServerApp raised, as it raised it.
+        RoundFailedError: Flower itself failed; the message carries its own words.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("The Flower engine", "simulation")
+    with tempfile.TemporaryDirectory(prefix="fedrec-flower-") as scratch:
+        work = Path(scratch)
+        failure = work / "failure.json"
+        app = work / "app"
+        write_app(
+            app,
+            {
+                "experiment": experiment.to_toml(),
+                "output-dir": str(folder.root.resolve()),
+                "resume": resume,
+                "failure-file": str(failure),
+            },
+        )
+        with superlink(work / "home") as environment, Progress() as progress:
+            run_id = _submit(environment, app, experiment.engine.nodes)
+            status, details = _follow(environment, run_id, folder, progress, experiment)
+        if failure.is_file():
+            raise _brought_back(json.loads(failure.read_text(encoding="utf-8")))
+        if status != "finished:completed":
+            raise RoundFailedError(f"Flower's run ended as {status}: {details.strip() or 'no details'}.")
+    return folder.read_summary()
+
+
+def write_app(folder: Path, config: Mapping[str, str | bool]) -> None:
+    """A Flower app that is configuration only: the code that runs is the fedrec that a node's owner installed."""
+    components = {"serverapp": "fedrec.flower.serverapp:app", "clientapp": "fedrec.flower.clientapp:app"}
+    project = {
+        "project": {"name": "fedrec-run", "version": "1.0.0", "description": "configuration only", "license": "Apache-2.0"},
+        "tool": {"flwr": {"app": {"publisher": "fedrec", "components": components, "config": dict(config)}}},
+    }
+    folder.mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(project), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def superlink(home: Path) -> Iterator[dict[str, str]]:
+    """A SuperLink of our own on a free loopback port; yields the environment for ``flwr`` commands against it.
+
+    Raises:
+        RoundFailedError: if it does not come up.
+    """
+    home.mkdir(parents=True)
+    port = _free_port()
+    environment = _environment(home, port)
+    connection = {"superlink": {"default": "local", "local": {"address": f"127.0.0.1:{port}", "insecure": True}}}
+    (home / "config.toml").write_text(tomli_w.dumps(connection), encoding="utf-8")
+    command = [_script("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--isolation", "subprocess", "--simulation"]
+    log = home / "superlink.log"
+    with log.open("wb") as stream:
+        # A session of its own: Ctrl-C reaches us alone, and we stop the run in order.
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            env=environment,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(process, port, log)
+        yield environment
+    finally:
+        _stop(process)
+
+
+def _environment(home: Path, port: int) -> dict[str, str]:
+    """Nothing phones home or installs at run time, and the scripts of this installation come first."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return environment | {
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # the default second delays every start
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+
+
+def _script(name: str) -> str:
+    """A console script of this installation."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _STARTUP_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):  # noqa: S310 - loopback
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    tail = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
+    raise RoundFailedError(f"Flower's SuperLink did not start: {tail[0]}.")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the SuperLink; its children follow by their parent watch, and what is left of its session is killed."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _submit(environment: Mapping[str, str], app: Path, nodes: int) -> str:
+    federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
+    answer = _flwr(environment, "run", str(app), "local", "--federation-config", federation)
+    return str(answer["run-id"])
+
+
+def _follow(
+    environment: Mapping[str, str], run_id: str, folder: RunFolder, progress: Progress, experiment: Experiment
+) -> tuple[str, str]:
+    """Show each recorded round until the run ends; an interruption stops the run first."""
+    shown, started = len(folder.rounds()), False
+    try:
+        while True:
+            row = _flwr(environment, "ls", "local", "--run-id", run_id)["runs"][0]
+            lines = folder.rounds()
+            if not started:
+                progress.start(_rounds(experiment), shown)
+                started = True
+            for line in lines[shown:]:
+                metric = None if line["metrics"] is None else line["metrics"]["full"]["hr@10"]
+                progress.update(line["round"], metric, line["epsilon"], experiment.privacy.epsilon)
+            shown = len(lines)
+            if str(row["status"]).startswith("finished"):
+                return str(row["status"]), str(row["status-details"])
+            time.sleep(_POLL_S)
+    except BaseException:
+        with contextlib.suppress(RoundFailedError):
+            _flwr(environment, "stop", run_id, "local")
+        raise
+
+
+def _flwr(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
+    """One ``flwr`` command; its answer is JSON, errors too."""
+    command = [_script("flwr"), *arguments, "--format", "json"]
+    done = subprocess.run(  # noqa: S603 - our own command
+        command, env=dict(environment), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    except ValueError:
+        answer = {}
+    if done.returncode != 0 or not answer.get("success"):
+        said = answer.get("error-message") or done.stderr.strip() or done.stdout.strip()
+        raise RoundFailedError(f"'flwr {arguments[0]}' failed: {said}.")
+    return answer
+
+
+def _brought_back(failure: Mapping[str, str]) -> FedrecError:
+    """The ServerApp's error as its own class, so that the exit code is the same on every engine."""
+    kind = getattr(fedrec.errors, failure["type"], FedrecError)
+    error = FedrecError.__new__(kind)
+    error.args = (failure["message"],)
+    return error

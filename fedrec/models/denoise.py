@@ -1,0 +1,145 @@
+"""What a server may do with noised statistics, free of charge: every function here is post-processing of a release.
+
+The noise's standard deviation is public, so popularity gets a posterior mean under a public prior, and a Gram matrix
+keeps only what rises above the edge of its noise's spectrum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrec.data.interactions import Catalogue
+from fedrec.models.history import F32, F64, filled_years, unit_rows
+
+_FLOOR = 0.02  # the least popularity an item may have: log and powers of it are taken
+_LOG_SD = 1.25  # spread of log-popularity about its public mean, as on every data set of this kind
+_YEAR_EDGES = np.r_[1930:1990:10, 1990:2030]
+
+
+def denoise_popularity(noised: F64, noise_std: float, catalogue: Catalogue, n_users: int) -> F64:
+    """Popularity ``[n_items]``, positive: exp of the posterior mean of its log.
+
+    The likelihood is the known Gaussian noise, the prior lognormal about a ridge regression on public genre and year
+    bins. Without noise, the statistic itself.
+    """
+    if noise_std == 0:
+        return np.maximum(noised, _FLOOR)
+    bins = np.eye(len(_YEAR_EDGES) + 1)[np.digitize(filled_years(catalogue), _YEAR_EDGES)]
+    genres = np.zeros((len(noised), 0)) if catalogue.genres is None else catalogue.genres
+    design = np.hstack([np.ones((len(noised), 1)), genres, bins])
+    penalty = np.diag(np.r_[1e-3, np.full(design.shape[1] - 1, 10.0)])
+    mean = design @ np.linalg.solve(design.T @ design + penalty, design.T @ noised)
+    mean = np.maximum(mean, 0.15 * max(float(noised.mean()), 1e-3))
+    grid = np.linspace(np.log(_FLOOR), np.log(max(n_users, 2)), 240)[None]
+    log_posterior = -0.5 * ((grid - np.log(mean)[:, None] + _LOG_SD**2 / 2) / _LOG_SD) ** 2
+    log_posterior -= 0.5 * ((noised[:, None] - np.exp(grid)) / noise_std) ** 2
+    weights = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
+    return np.asarray(np.exp((weights * grid).sum(axis=1) / weights.sum(axis=1)))
+
+
+def public_kernels(catalogue: Catalogue) -> list[F32]:
+    """Public similarities between items, each ``[n_items, n_items]``: the basis of the prior of a Gram matrix."""
+    n = len(catalogue)
+    kernels = [np.ones((n, n), np.float32)]
+    years = filled_years(catalogue).astype(np.float32)
+    apart = np.abs(years[:, None] - years[None])
+    if apart.any():
+        kernels += [np.exp(-apart / np.float32(1.5)), np.exp(-apart / np.float32(6))]
+    near = np.exp(-apart / np.float32(3))
+    for matrix in (catalogue.genres, catalogue.features):
+        if matrix is not None and matrix.shape[1]:
+            unit = unit_rows(matrix)
+            cosine = np.clip(unit @ unit.T, 0, 1)
+            kernels += [cosine, cosine**4]
+            if apart.any():
+                kernels += [cosine * near, cosine**4 * near]
+    return kernels
+
+
+def denoise_gram(gram: F64, noise_std: float, popularity: F64, catalogue: Catalogue, top_share: float) -> F64:
+    """A Gram matrix ``[n, n]`` with a zero diagonal, as the public prior plus what rises above the noise.
+
+    Args:
+        gram: as released.
+        noise_std: noise of each off-diagonal entry.
+        popularity: denoised.
+        catalogue: public features.
+        top_share: the residual is read on this share of the items, the most popular ones.
+    """
+    if noise_std == 0:
+        return gram
+    top = np.argsort(-popularity, kind="stable")[: max(int(top_share * len(popularity)), 2)]
+    block = np.ix_(top, top)
+    result = _public_prior(gram, popularity, public_kernels(catalogue), top)
+    # The spectrum of a symmetric noise matrix of size K ends at 2 · std · sqrt(K) (Wigner's semicircle).
+    result[block] += shrink_spectrum(gram[block] - result[block], 2 * noise_std * np.sqrt(len(top)))
+    return result
+
+
+def shrink_spectrum(matrix: F64, edge: float, less: float = 0.8) -> F64:
+    """Drop eigenvalues below the edge of the noise's spectrum and pull the others down by ``less`` times the edge."""
+    from scipy.linalg import eigh
+
+    values, vectors = eigh(matrix)
+    keep = np.abs(values) > edge
+    shrunk = np.sign(values[keep]) * (np.abs(values[keep]) - less * edge)
+    return np.asarray((vectors[:, keep] * shrunk) @ vectors[:, keep].T)
+
+
+def with_diagonal(gram: F64, popularity: F64) -> F64:
+    """The Gram matrix with its diagonal, which is not released.
+
+    The diagonal is d_i = Σ 1/n_u over the users u of item i, the off-diagonal row sum o_i = Σ (n_u - 1)/n_u and the
+    popularity p_i = Σ 1/√n_u. By Cauchy and Schwarz p_i² ≤ d_i (d_i + o_i), near equality; d solves it as one.
+    """
+    off = np.maximum(gram.sum(axis=1), 0)
+    full = gram.copy()
+    np.fill_diagonal(full, (np.sqrt(off**2 + 4 * popularity**2) - off) / 2)
+    return full
+
+
+def spectral_factor(gram: F64, popularity: F64, rank: int, damping: float) -> F32:
+    """V ``[n, rank]`` with V Vᵀ = U w/(w + damping·w₁) Uᵀ, the filtered spectrum of the Gram matrix scaled by p^-½.
+
+    Args:
+        gram: with a zero diagonal; popularity: positive.
+        rank: eigenvectors kept.
+        damping: how strongly small eigenvalues are held back, as a share of the largest.
+    """
+    from scipy.sparse.linalg import eigsh
+
+    scale = popularity**-0.5
+    scaled = with_diagonal(gram, popularity) * scale[:, None] * scale[None]
+    n = len(scaled)
+    values, vectors = eigsh(scaled, k=min(rank, n - 1), v0=np.ones(n))
+    values = np.maximum(values, 0)
+    return np.asarray(vectors * np.sqrt(values / (values + damping * values.max())), np.float32)
+
+
+def ease_weights(gram: F64, popularity: F64, ridge: float) -> F32:
+    """The item-to-item weights of EASE (Steck 2019), ``[n, n]`` with a zero diagonal: -P_ij / P_jj, P = (G + ridge)⁻¹."""
+    full = with_diagonal(gram, popularity)
+    full[np.diag_indices(len(full))] += ridge
+    inverse = np.linalg.inv(full)
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    return weights.astype(np.float32)
+
+
+def _public_prior(gram: F64, popularity: F64, kernels: list[F32], top: npt.NDArray[np.int64]) -> F64:
+    """p_i p_j Σ_k a_k K_k(i, j), a by least squares on the released entries among the top items."""
+    outer = np.outer(popularity[top], popularity[top])
+    np.fill_diagonal(outer, 0)
+    block = np.ix_(top, top)
+    basis = [kernel[block] * outer for kernel in kernels]
+    normal = np.array([[np.vdot(a, b) for b in basis] for a in basis])
+    target = np.array([np.vdot(a, gram[block]) for a in basis])
+    weights = np.linalg.solve(normal + 1e-9 * np.trace(normal) * np.eye(len(basis)), target)
+    prior = np.zeros_like(gram)
+    for weight, kernel in zip(weights, kernels, strict=True):
+        prior += weight * kernel
+    prior *= popularity[:, None]
+    prior *= popularity[None]
+    np.fill_diagonal(prior, 0)
+    return prior

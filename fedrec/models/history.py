@@ -1,0 +1,104 @@
+"""What a device makes of its own history: a recency-weighted profile, and scores from public item features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrec.data.interactions import Catalogue, Interactions
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+_YEARS_APART = 3.0
+"""Items this many years apart count for 1/e of items of the same year."""
+
+
+def recency_weights(users: Interactions, decay: float) -> F64:
+    """Weights ``[n_events]``, each user's of unit L2 norm: exp(-decay · steps before the last).
+
+    Events at the same time share their mean step, so the order within a tie says nothing; without times all weigh alike.
+    """
+    if users.times is None or decay == 0:
+        steps = np.zeros(users.n_events)
+    else:
+        back = users.indptr[1:][users.user_of_event] - 1 - np.arange(users.n_events)
+        new = np.r_[True, (np.diff(users.user_of_event) != 0) | (np.diff(users.times) != 0)][: users.n_events]
+        group = np.cumsum(new) - 1
+        steps = (np.bincount(group, back) / np.bincount(group))[group] if users.n_events else back
+    weights = np.exp(-decay * steps)
+    norms = np.sqrt(np.bincount(users.user_of_event, weights**2, minlength=users.n_users))
+    return weights / norms[users.user_of_event]
+
+
+def project(users: Interactions, weights: F64, table: F32) -> F32:
+    """profile @ table: each user's weighted sum of its items' rows, ``[C, d]``."""
+    out = np.zeros((users.n_users, table.shape[1]), np.float32)
+    has = np.flatnonzero(users.counts)
+    if len(has):
+        rows = table[users.items] * weights[:, None].astype(np.float32)
+        out[has] = np.add.reduceat(rows, users.indptr[:-1][has], axis=0)
+    return out
+
+
+def standardise(scores: npt.NDArray[np.floating]) -> F32:
+    """Zero mean and unit deviation along the last axis, so that score terms of different origin may be added."""
+    centred = scores - scores.mean(axis=-1, keepdims=True)
+    return np.asarray(centred / np.maximum(scores.std(axis=-1, keepdims=True), 1e-9), np.float32)
+
+
+@dataclass(frozen=True)
+class ContentKernel:
+    """The public similarity cos(genres) · exp(-|year difference| / 3) between items, never as a matrix.
+
+    Attributes:
+        genres: unit rows ``[n_items, G]``.
+        year_of: the year's number of each item ``[n_items]``.
+        near: closeness of years ``[Y, Y]``.
+    """
+
+    genres: F32
+    year_of: npt.NDArray[np.int64]
+    near: F32
+
+    @classmethod
+    def of(cls, catalogue: Catalogue) -> ContentKernel | None:
+        """The kernel of a catalogue; None where it has no genres."""
+        if catalogue.genres is None or not catalogue.genres.shape[1]:
+            return None
+        years, year_of = np.unique(filled_years(catalogue), return_inverse=True)
+        near = np.exp(-np.abs(years[:, None] - years[None]) / _YEARS_APART)
+        return cls(unit_rows(catalogue.genres), year_of, near.astype(np.float32))
+
+    def scores(self, users: Interactions, weights: F64) -> F32:
+        """profile @ kernel, ``[C, n_items]``.
+
+        The kernel is separable in year and genre: a user's weight a year and genre, spread over years, is all it takes.
+        """
+        n_years, n_genres = len(self.near), self.genres.shape[1]
+        cell = users.user_of_event * n_years + self.year_of[users.items]
+        rows = self.genres[users.items] * weights[:, None].astype(np.float32)
+        mass = np.stack(
+            [np.bincount(cell, rows[:, genre], minlength=users.n_users * n_years) for genre in range(n_genres)], axis=-1
+        ).reshape(users.n_users, n_years, n_genres)
+        spread = np.einsum("yz,czg->cyg", self.near, mass.astype(np.float32), optimize=True)
+        out = np.empty((users.n_users, len(self.genres)), np.float32)
+        for year in range(n_years):
+            items = np.flatnonzero(self.year_of == year)
+            out[:, items] = spread[:, year] @ self.genres[items].T
+        return out
+
+
+def unit_rows(matrix: npt.NDArray[np.floating]) -> F32:
+    """Rows of unit L2 norm; a zero row stays zero."""
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return np.asarray(matrix / np.maximum(norms, 1e-9), np.float32)
+
+
+def filled_years(catalogue: Catalogue) -> F64:
+    """The items' years, the median where unknown, one year for all where none is known."""
+    if catalogue.years is None or np.isnan(catalogue.years).all():
+        return np.zeros(len(catalogue))
+    return np.where(np.isnan(catalogue.years), np.nanmedian(catalogue.years), catalogue.years)

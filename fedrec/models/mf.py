@@ -1,0 +1,124 @@
+"""Matrix factorisation: item table and bias are shared, the user vector never leaves the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from fedrec.config import ModelConfig
+from fedrec.contribution import Component, Contribution, Release
+from fedrec.data.interactions import Catalogue, Interactions
+from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
+from fedrec.models.denoise import spectral_factor
+from fedrec.models.gram import choose_items, content_scores, denoised, gram_contribution, gram_releases
+from fedrec.models.history import F32, project, recency_weights, standardise
+from fedrec.randomness import Key, Lane
+from fedrec.registry import MODELS
+from fedrec.training.local import train
+
+
+class MfConfig(ModelConfig):
+    """Settings of `Mf`.
+
+    Attributes:
+        dimension: length of an item's and a user's vector.
+        loss: ``bpr`` or ``bce``.
+        start: ``spectral`` spends a first round on Gram statistics and starts from their factor; ``random`` does not.
+        start_share: part of the budget for the spectral start.
+        top_items: restrict the start's matrix to the noisily most popular items; costs a further round.
+        damping, residual_share, popularity_weight: of the spectral start, as in `fedrec.models.gram`.
+        recency: decay of the device's own profile per step back in time.
+        content_weight: weight of the public genre-and-year similarity in the score.
+    """
+
+    name: Literal["mf"] = "mf"
+    dimension: int = Field(64, ge=1)
+    loss: Literal["bpr", "bce"] = "bpr"
+    start: Literal["spectral", "random"] = "spectral"
+    start_share: float = Field(0.95, gt=0, lt=1)
+    top_items: int | None = Field(None, ge=2)
+    damping: float = Field(0.03, gt=0)
+    residual_share: float = Field(0.4, gt=0, le=1)
+    popularity_weight: float = Field(0.3, ge=0)
+    recency: float = Field(0.04, ge=0)
+    content_weight: float = Field(0.2, ge=0)
+
+
+@MODELS.register("mf")
+class Mf(Recommender):
+    """Local BPR (Rendle et al. 2009) or logistic training on the touched rows; the delta of rows and biases is clipped.
+
+    The user vector is a function of the user's own profile and the shared table (the profile projected on it, of a
+    fixed norm), so a device keeps nothing between rounds and a new device takes part at once.
+
+    Guarantees: a user's whole delta, all arrays together, has norm at most the clip norm; the spectral start is paid
+    from the same budget.
+    """
+
+    Config = MfConfig
+    config: MfConfig
+
+    def releases(self, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:
+        n, d, rounds = len(catalogue), self.config.dimension, self.federation.rounds
+        delta = (Component("items", (n, d)), Component("bias", (n,)))
+        if self.config.start == "random":
+            return tuple(Release("mf", delta, share=1 / rounds, optimise=True) for _ in range(rounds))
+        share = self.config.start_share
+        start = gram_releases(self.config.top_items, None, catalogue, budget)
+        return (
+            *(replace(release, share=release.share * share) for release in start),
+            *(Release("mf", delta, share=(1 - share) / rounds, optimise=True) for _ in range(rounds)),
+        )
+
+    def init(self, catalogue: Catalogue, key: Key) -> Shared:
+        if self.config.start == "spectral":
+            return {}
+        table = key.generator(Lane.INIT).standard_normal((len(catalogue), self.config.dimension))
+        return {"table": (0.05 * table).astype(np.float32), "bias": np.zeros(len(catalogue), np.float32)}
+
+    def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
+        if not release.optimise:
+            return gram_contribution(shared, users, release)
+        personal = self._vectors(shared, users)
+        learned = train(shared["table"], shared["bias"], personal, users, self.training, self.config.loss, key)
+        return Contribution({"items": learned.items, "bias": learned.bias}, users.n_users)
+
+    def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:
+        if release.optimise:
+            return {
+                "table": (shared["table"] + total.arrays["items"]).astype(np.float32),
+                "bias": (shared["bias"] + total.arrays["bias"]).astype(np.float32),
+            }
+        if "gram" not in total.arrays:
+            return choose_items(total, catalogue, self.config.top_items)
+        return self._spectral_start(shared, total, catalogue)
+
+    def personalise(self, shared: Shared, users: Interactions) -> Personal:
+        weights = recency_weights(users, self.config.recency)
+        content = content_scores(self.config.content_weight, users, weights)
+        return {"vector": self._vectors(shared, users), "content": content}
+
+    def score(self, shared: Shared, personal: Personal) -> npt.NDArray[np.float32]:
+        if "table" not in shared:  # after a round of popularity alone
+            popularity: npt.NDArray[Any] = self.config.popularity_weight * standardise(shared["popularity"])
+            return np.asarray(personal["content"] + popularity, np.float32)
+        return np.asarray(personal["vector"] @ shared["table"].T + shared["bias"] + personal["content"], np.float32)
+
+    def _vectors(self, shared: Shared, users: Interactions) -> F32:
+        """Each user's profile on the shared table, with norm d^¼: against rows of spread d^-¼, scores have spread 1."""
+        if "table" not in shared:
+            return np.zeros((users.n_users, self.config.dimension), np.float32)
+        raw = project(users, recency_weights(users, self.config.recency), shared["table"])
+        norms = np.linalg.norm(raw, axis=1, keepdims=True)
+        return np.asarray(raw / np.maximum(norms, 1e-9) * raw.shape[1] ** 0.25, np.float32)
+
+    def _spectral_start(self, shared: Shared, total: Total, catalogue: Catalogue) -> Shared:
+        popularity, gram, items = denoised(shared, total, catalogue, self.config.residual_share)
+        factor = spectral_factor(gram, popularity[items], self.config.dimension, self.config.damping)
+        table = np.zeros((len(catalogue), self.config.dimension), np.float32)
+        table[items, : factor.shape[1]] = factor / factor.std() * self.config.dimension**-0.25
+        return {"table": table, "bias": self.config.popularity_weight * standardise(np.log(popularity))}
