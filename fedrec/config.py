@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
@@ -43,8 +43,10 @@ class SplitConfig(Section):
     """How the held-out interactions are chosen.
 
     Attributes:
-        name: ``leave-one-out`` by time (last is test, last but one validation), ``random`` per user, or a global ``time`` cut.
-        fraction: for ``random`` and ``time``, the part of the interactions that goes into validation, and again into test.
+        name: ``leave-one-out`` by time (last is test, last but one validation), ``random`` per user, or a global
+            ``time`` cut.
+        fraction: for ``random`` and ``time``, the part of the interactions that goes into validation, and as much
+            again into test.
     """
 
     name: Literal["leave-one-out", "random", "time"] = "leave-one-out"
@@ -131,7 +133,7 @@ class EvaluationConfig(Section):
     """
 
     every: int = Field(1, ge=1)
-    k: tuple[int, ...] = (5, 10, 20)
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((5, 10, 20), min_length=1)
     sampled: int = Field(99, ge=0)
     users: int | None = Field(None, ge=1)
     baselines: bool = True
@@ -224,7 +226,9 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Experiment:
         return parse(path.read_text(encoding="utf-8"), str(path), overrides)
     except FileNotFoundError as error:
         hint = did_you_mean(name_or_path, packaged())
-        raise ConfigError(f"No experiment file '{name_or_path}' and no packaged experiment of that name. {hint}") from error
+        raise ConfigError(
+            f"No experiment file '{name_or_path}' and no packaged experiment of that name. {hint}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the experiment '{path}': {error}.") from error
 
@@ -258,7 +262,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
     known = target.get(keys[-1])
     if isinstance(known, dict) and not isinstance(value, dict):
         if keys[-1] not in _NAMED and keys[-1] not in ("split", "engine"):
-            raise ConfigError(f"--set {override}: '{keys[-1]}' is a section; set one of its keys, {keys[-1]}.KEY=VALUE.")
+            raise ConfigError(
+                f"--set {override}: '{keys[-1]}' is a section; set one of its keys, {keys[-1]}.KEY=VALUE."
+            )
         value = known if known.get("name") == value else {"name": value}
     elif keys[-1] == "name" and known is not None and known != value:
         target.clear()  # another model's or source's options do not carry over

@@ -49,7 +49,8 @@ class Release:
         components: the arrays that make up the vector.
         share: the round's part of the whole run's budget, in units of 1/noise_multiplier**2; a run's shares sum to 1.
         clip_norm: the joint norm bound; None takes the experiment's.
-        optimise: whether the server optimizer turns the mean into a step (updates) or the model takes the sum (statistics).
+        optimise: whether the server optimizer turns the mean into a step (updates); else the model takes the sum
+            (statistics).
     """
 
     name: str
@@ -111,12 +112,13 @@ class Rows:
         flat = self.values.reshape(len(self.items), -1)
         squares = np.einsum("rd,rd->r", flat, flat, dtype=np.float64)
         users = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
-        return np.bincount(users, squares, minlength=len(self.indptr) - 1)
+        return np.asarray(np.bincount(users, squares, minlength=len(self.indptr) - 1), np.float64)
 
     def weighted_sum(self, weights: Floats) -> Floats:
         row_weights = np.repeat(weights, np.diff(self.indptr))
         if self.values.ndim == 1:
-            return np.bincount(self.items, row_weights * self.values, minlength=self.n_items)
+            sums = np.bincount(self.items, row_weights * self.values, minlength=self.n_items)
+            return np.asarray(sums, np.float64)  # of no rows at all, bincount gives integers
         if len(weights) == 1:  # a phone: every row occurs once, and scipy need not be loaded
             total = np.zeros((self.n_items, self.values.shape[1]))
             total[self.items] = row_weights[:, None] * self.values
@@ -159,7 +161,7 @@ class OuterTriangles:
         weighted = csr_array(
             (np.repeat(weights, np.diff(self.indptr)) * self.values, self.columns, self.indptr), shape=shape
         )
-        return pack_upper((weighted.T @ plain).toarray())
+        return pack_upper(np.asarray((weighted.T @ plain).toarray(), np.float64))
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,10 @@ class Dense:
 
     def squared_norms(self) -> Floats:
         flat = self.values.reshape(len(self.values), -1)
-        return np.einsum("cd,cd->c", flat, flat, dtype=np.float64)
+        return np.asarray(np.einsum("cd,cd->c", flat, flat, dtype=np.float64))
 
     def weighted_sum(self, weights: Floats) -> Floats:
-        return np.tensordot(weights, self.values.astype(np.float64), axes=1)
+        return np.asarray(np.tensordot(weights, self.values.astype(np.float64), axes=1))
 
 
 @dataclass(frozen=True)

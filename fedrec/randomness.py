@@ -3,7 +3,7 @@
 The same user draws the same batches, negatives and initial vectors wherever it runs, alone or among a million,
 which is what makes engines agree. The generator is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable
 pseudorandom number generators") whose start is hashed from the key, so a whole cohort is drawn in a few array
-operations. It is for simulation and training only: it is not cryptographic, and noise drawn from a seed protects nobody.
+operations. It is for simulation and training only: it is not cryptographic, and noise from a seed protects nobody.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def bits(streams: U64, counters: npt.NDArray[np.integer]) -> U64:
 
 def uniform(streams: U64, counters: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
     """Uniform on [0, 1) with 53 bits."""
-    return (bits(streams, counters) >> np.uint64(11)) * 2.0**-53
+    return (bits(streams, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def below(streams: U64, counters: npt.NDArray[np.integer], bound: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:

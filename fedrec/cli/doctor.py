@@ -62,7 +62,9 @@ def _requirements(extra: str | None) -> list[Requirement]:
     parsed = [Requirement(line) for line in requires("fedrec") or []]
     if extra is None:
         return [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return [r for r in parsed if r.marker is not None and "extra" in str(r.marker) and r.marker.evaluate({"extra": extra})]
+    return [
+        r for r in parsed if r.marker is not None and "extra" in str(r.marker) and r.marker.evaluate({"extra": extra})
+    ]
 
 
 def _state(requirement: Requirement) -> str:

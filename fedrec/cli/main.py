@@ -33,12 +33,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[  # noqa: ARG001 - the callback does the work
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-    debug: Annotated[  # noqa: ARG001 - read from the arguments in `main`, before anything can fail
-        bool, typer.Option("--debug", help="Show a traceback with an error.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
     pass
 
@@ -66,19 +64,6 @@ def simulate(
 
 
 @app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path | None, typer.Option(help="Where the plot goes; by default compare.html.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite whatever is there.")] = False,
-) -> None:
-    """Hold runs side by side: a table and the privacy-utility plot."""
-    from fedrec.cli.compare import compare as run
-
-    run(runs, out, as_json, force)
-
-
-@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
     """Say what is installed, which extras and versions, and what is wrong."""
     from fedrec.cli.doctor import doctor as run
@@ -87,8 +72,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSO
 
 
 def _add_groups() -> None:
+    from fedrec.cli.compare import compare
     from fedrec.cli.data import app as data
 
+    app.command()(compare)
     app.add_typer(data, name="data")
 
 

@@ -29,7 +29,10 @@ class Collected:
 class Engine(Protocol):
     """Where the clients run. Every engine drives the same round."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the summary calls it."""
+        ...
 
     def collect(self, plan: Plan, shared: Shared) -> Collected:
         """Ask the cohort of an attempt and gather what it sends."""

@@ -26,7 +26,6 @@ import tomli_w
 import fedrec.errors
 from fedrec.config import Experiment
 from fedrec.errors import FedrecError, MissingExtraError, RoundFailedError
-from fedrec.federation.round import make_federation
 from fedrec.reporting.folder import RunFolder
 from fedrec.reporting.progress import Progress
 
@@ -39,6 +38,7 @@ def run_on_flower(experiment: Experiment, folder: RunFolder, *, resume: bool) ->
     Args:
         experiment: what to run; ``engine.nodes`` nodes hold the users in shards.
         folder: made and empty, or a run to resume.
+        resume: which of the two.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -74,7 +74,12 @@ def write_app(folder: Path, config: Mapping[str, str | bool]) -> None:
     """A Flower app that is configuration only: the code that runs is the fedrec that a node's owner installed."""
     components = {"serverapp": "fedrec.flower.serverapp:app", "clientapp": "fedrec.flower.clientapp:app"}
     project = {
-        "project": {"name": "fedrec-run", "version": "1.0.0", "description": "configuration only", "license": "Apache-2.0"},
+        "project": {
+            "name": "fedrec-run",
+            "version": "1.0.0",
+            "description": "configuration only",
+            "license": "Apache-2.0",
+        },
         "tool": {"flwr": {"app": {"publisher": "fedrec", "components": components, "config": dict(config)}}},
     }
     folder.mkdir(parents=True)
@@ -146,7 +151,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
     deadline = time.monotonic() + _STARTUP_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):  # noqa: S310 - loopback
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
@@ -177,14 +182,12 @@ def _follow(
     environment: Mapping[str, str], run_id: str, folder: RunFolder, progress: Progress, experiment: Experiment
 ) -> tuple[str, str]:
     """Show each recorded round until the run ends; an interruption stops the run first."""
-    shown, started = len(folder.rounds()), False
+    shown = len(folder.rounds())
+    progress.start(_n_rounds(experiment), shown)
     try:
         while True:
             row = _flwr(environment, "ls", "local", "--run-id", run_id)["runs"][0]
             lines = folder.rounds()
-            if not started:
-                progress.start(_rounds(experiment), shown)
-                started = True
             for line in lines[shown:]:
                 metric = None if line["metrics"] is None else line["metrics"]["full"]["hr@10"]
                 progress.update(line["round"], metric, line["epsilon"], experiment.privacy.epsilon)
@@ -196,6 +199,11 @@ def _follow(
         with contextlib.suppress(RoundFailedError):
             _flwr(environment, "stop", run_id, "local")
         raise
+
+
+def _n_rounds(experiment: Experiment) -> int:
+    """A guess for the progress line before the ServerApp has said anything: a trained model's rounds."""
+    return experiment.federation.rounds
 
 
 def _flwr(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
@@ -216,7 +224,7 @@ def _flwr(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
 
 def _brought_back(failure: Mapping[str, str]) -> FedrecError:
     """The ServerApp's error as its own class, so that the exit code is the same on every engine."""
-    kind = getattr(fedrec.errors, failure["type"], FedrecError)
-    error = FedrecError.__new__(kind)
+    kind: type[FedrecError] = getattr(fedrec.errors, failure["type"], FedrecError)
+    error = kind.__new__(kind)
     error.args = (failure["message"],)
     return error

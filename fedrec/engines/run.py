@@ -15,7 +15,7 @@ from fedrec.data import source
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import Split, split
 from fedrec.engines.base import Engine
-from fedrec.errors import ConfigError, ContributionError, LedgerError, PrivacyWarning, RoundFailedError
+from fedrec.errors import ContributionError, LedgerError, PrivacyWarning, RoundFailedError
 from fedrec.evaluation.protocol import Evaluator
 from fedrec.evaluation.ranking import Scorer
 from fedrec.federation import checkpoint
@@ -43,16 +43,12 @@ def prepare(experiment: Experiment) -> Setting:
     """Load, split and check.
 
     Raises:
-        DataError: the data cannot be read. ConfigError: the experiment does not fit the data.
+        DataError: the data cannot be read, or nothing of it can be held out.
+        ConfigError: the experiment does not fit the data.
     """
     data = source.load(experiment.data)
     federation = make_federation(experiment, data.catalogue, data.n_users)
     parts = split(data, experiment.split, federation.key)
-    if not parts.test.n_events:
-        raise ConfigError(
-            f"'{data.name}' leaves nothing to test: no user has enough interactions for split.name = "
-            f"'{experiment.split.name}'; take another split or more data."
-        )
     privacy = experiment.privacy
     private = federation.mechanisms[0].private
     if private and privacy.delta >= 1 / data.n_users:
@@ -175,4 +171,8 @@ def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State
 
 
 def _headline(metrics: dict[str, Any] | None) -> float | None:
-    return None if metrics is None else metrics["full"]["hr@10"]
+    """The figure for the progress line: HR@10, or HR at the first length asked for."""
+    if metrics is None:
+        return None
+    full: dict[str, float] = metrics["full"]
+    return full.get("hr@10", next(value for name, value in full.items() if name.startswith("hr@")))

@@ -1,4 +1,4 @@
-"""The server optimizer: from a cohort's mean update to a step (Reddi et al. 2021, "Adaptive federated optimization")."""
+"""The server optimizer: from a cohort's mean update to a step (Reddi et al. 2021, Adaptive federated optimization)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -178,7 +179,7 @@ def client_round(model: Recommender, shared: Shared, users: Interactions, plan: 
     edges = np.unique(np.searchsorted(users.indptr, np.arange(0, max(users.n_events, 1), _SHARD_EVENTS)))
     edges = np.unique(np.r_[0, edges, users.n_users])
     sums = []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in itertools.pairwise(edges):
         block = users.take(np.arange(first, last))
         contribution = model.contribute(shared, block, plan.release, plan.key)
         sums.append(clip_and_sum(contribution, plan.release, plan.mechanism))

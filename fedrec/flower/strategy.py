@@ -84,12 +84,16 @@ class FederationStrategy(Strategy):
         return Collected(self._shards, rejected, up, len(messages) * model_bytes(shared))
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002 - Flower's signature
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,  # noqa: ARG002 - Flower's signature
     ) -> Iterable[Message]:
         """One message for each node that holds users of the cohort."""
         shared = {name: array.numpy() for name, array in arrays.items()}
         # One content for all: the simulation does not copy it, a deployment stores it once.
-        content = encode(shared, {"round": server_round, "attempt": int(config["attempt"])})
+        content = encode(shared, {"round": server_round, "attempt": int(str(config["attempt"]))})
         return [
             Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=ROUND_TIMEOUT_S)
             for partition, node in enumerate(self._nodes)
@@ -113,7 +117,11 @@ class FederationStrategy(Strategy):
         return None, MetricRecord({"shards": len(good)})
 
     def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002 - Flower's signature
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,  # noqa: ARG002 - Flower's signature
     ) -> Iterable[Message]:
         """Nothing: a simulation measures on the server, a deployment does not see held-out items."""
         return []

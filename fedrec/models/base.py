@@ -91,7 +91,5 @@ class Recommender(ABC):
 
 def build(experiment: Experiment) -> Recommender:
     """The experiment's model."""
-    model: Recommender = MODELS.get(experiment.model.name)(
-        experiment.model, experiment.training, experiment.federation
-    )
+    model: Recommender = MODELS.get(experiment.model.name)(experiment.model, experiment.training, experiment.federation)
     return model

@@ -26,8 +26,8 @@ def denoise_popularity(noised: F64, noise_std: float, catalogue: Catalogue, n_us
     if noise_std == 0:
         return np.maximum(noised, _FLOOR)
     bins = np.eye(len(_YEAR_EDGES) + 1)[np.digitize(filled_years(catalogue), _YEAR_EDGES)]
-    genres = np.zeros((len(noised), 0)) if catalogue.genres is None else catalogue.genres
-    design = np.hstack([np.ones((len(noised), 1)), genres, bins])
+    genres = np.zeros((len(noised), 0)) if catalogue.genres is None else catalogue.genres.astype(np.float64)
+    design: F64 = np.hstack([np.ones((len(noised), 1)), genres, bins])
     penalty = np.diag(np.r_[1e-3, np.full(design.shape[1] - 1, 10.0)])
     mean = design @ np.linalg.solve(design.T @ design + penalty, design.T @ noised)
     mean = np.maximum(mean, 0.15 * max(float(noised.mean()), 1e-3))
@@ -99,11 +99,15 @@ def with_diagonal(gram: F64, popularity: F64) -> F64:
     return full
 
 
-def spectral_factor(gram: F64, popularity: F64, rank: int, damping: float) -> F32:
-    """V ``[n, rank]`` with V Vᵀ = U w/(w + damping·w₁) Uᵀ, the filtered spectrum of the Gram matrix scaled by p^-½.
+def spectral_factor(gram: F64, popularity: F64, rank: int, damping: float) -> tuple[F32, F32]:
+    """A table T ``[n, rank]`` and item weights p^-½ ``[n]``: a profile x is scored as (x · weights) T Tᵀ.
+
+    That is x D^-½ F D^½ with D = diag(p) and F = U w/(w + damping·w₁) Uᵀ the filtered spectrum of D^-½ G D^-½: a graph
+    filter on the item-item matrix (Shen et al. 2021, "How powerful is graph convolution for recommendation?").
 
     Args:
-        gram: with a zero diagonal; popularity: positive.
+        gram: with a zero diagonal.
+        popularity: positive.
         rank: eigenvectors kept.
         damping: how strongly small eigenvalues are held back, as a share of the largest.
     """
@@ -114,11 +118,12 @@ def spectral_factor(gram: F64, popularity: F64, rank: int, damping: float) -> F3
     n = len(scaled)
     values, vectors = eigsh(scaled, k=min(rank, n - 1), v0=np.ones(n))
     values = np.maximum(values, 0)
-    return np.asarray(vectors * np.sqrt(values / (values + damping * values.max())), np.float32)
+    table = vectors * np.sqrt(values / (values + damping * values.max())) / scale[:, None]
+    return table.astype(np.float32), scale.astype(np.float32)
 
 
 def ease_weights(gram: F64, popularity: F64, ridge: float) -> F32:
-    """The item-to-item weights of EASE (Steck 2019), ``[n, n]`` with a zero diagonal: -P_ij / P_jj, P = (G + ridge)⁻¹."""
+    """The item weights of EASE (Steck 2019), ``[n, n]`` with a zero diagonal: -P_ij / P_jj, P = (G + ridge)⁻¹."""
     full = with_diagonal(gram, popularity)
     full[np.diag_indices(len(full))] += ridge
     inverse = np.linalg.inv(full)

@@ -28,7 +28,8 @@ class GramConfig(ModelConfig):
     """Settings of `Gram`.
 
     Attributes:
-        solver: ``spectral`` (a factor of the filtered spectrum, ``rank`` numbers an item) or ``ease`` (item-to-item weights).
+        solver: ``spectral`` (a factor of the filtered spectrum, ``rank`` numbers an item) or ``ease`` (item-to-item
+            weights).
         rank: eigenvectors kept by ``spectral``.
         damping: ``spectral``: how strongly small eigenvalues are held back, as a share of the largest.
         ridge: ``ease``: the L2 weight.
@@ -48,14 +49,14 @@ class GramConfig(ModelConfig):
     top_items: int | None = Field(None, ge=2)
     popularity_share: float | None = Field(None, gt=0, lt=1)
     residual_share: float = Field(0.4, gt=0, le=1)
-    recency: float = Field(0.04, ge=0)
-    popularity_weight: float = Field(0.3, ge=0)
+    recency: float = Field(0.2, ge=0)
+    popularity_weight: float = Field(0.0, ge=0)
     content_weight: float = Field(0.2, ge=0)
 
 
 @MODELS.register("gram")
 class Gram(Recommender):
-    """Each client contributes x / ‖x‖ and the strict upper triangle of y yᵀ, y = x / ‖x‖, as one jointly clipped vector.
+    """Each client contributes x / ‖x‖ and the strict upper triangle of y yᵀ, y = x / ‖x‖, jointly clipped.
 
     The server denoises both under the known noise level, with public item features as a prior, and factors the matrix
     (or solves EASE). A device scores its own recency-weighted history locally.
@@ -76,7 +77,7 @@ class Gram(Recommender):
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:  # noqa: ARG002 - statistics draw nothing
         return gram_contribution(shared, users, release)
 
-    def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:
+    def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:  # noqa: ARG002 - the total says which
         config = self.config
         if "gram" not in total.arrays:
             return choose_items(total, catalogue, config.top_items)
@@ -85,16 +86,22 @@ class Gram(Recommender):
         if config.solver == "ease":
             solved["weights"] = ease_weights(gram, popularity[items], config.ridge)
         else:
-            solved["factor"] = spectral_factor(gram, popularity[items], config.rank, config.damping)
+            solved["factor"], solved["item_weight"] = spectral_factor(
+                gram, popularity[items], config.rank, config.damping
+            )
         return {"popularity": np.log(popularity).astype(np.float32), "items": items, **solved}
 
     def personalise(self, shared: Shared, users: Interactions) -> Personal:
         weights = recency_weights(users, self.config.recency)
-        personal: dict[str, npt.NDArray[np.float32]] = {"content": content_scores(self.config.content_weight, users, weights)}
+        personal: dict[str, npt.NDArray[np.float32]] = {
+            "content": content_scores(self.config.content_weight, users, weights)
+        }
         for name in ("factor", "weights"):
             if name in shared:
                 full = np.zeros((users.n_items, shared[name].shape[1]), np.float32)
                 full[shared["items"]] = shared[name]
+                if "item_weight" in shared:
+                    full[shared["items"]] *= shared["item_weight"][:, None]
                 personal["profile"] = project(users, weights, full)
         return personal
 
@@ -110,7 +117,9 @@ class Gram(Recommender):
         return np.asarray(scores, np.float32)
 
 
-def gram_releases(top_items: int | None, share: float | None, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:
+def gram_releases(
+    top_items: int | None, share: float | None, catalogue: Catalogue, budget: Budget
+) -> tuple[Release, ...]:
     """Popularity and the Gram matrix: in one round, or in two where the matrix is restricted to the most popular items.
 
     Raises:
@@ -153,9 +162,7 @@ def gram_contribution(shared: Shared, users: Interactions, release: Release) -> 
 
 def choose_items(total: Total, catalogue: Catalogue, top_items: int | None) -> Shared:
     """After a round of popularity alone: the denoised popularity and the noisily most popular items."""
-    popularity = denoise_popularity(
-        total.arrays["popularity"], total.noise_std["popularity"], catalogue, total.n_users
-    )
+    popularity = denoise_popularity(total.arrays["popularity"], total.noise_std["popularity"], catalogue, total.n_users)
     top = np.sort(np.argsort(-popularity, kind="stable")[:top_items])
     return {"popularity": np.log(popularity).astype(np.float32), "items": top}
 

@@ -19,7 +19,8 @@ _YEARS_APART = 3.0
 def recency_weights(users: Interactions, decay: float) -> F64:
     """Weights ``[n_events]``, each user's of unit L2 norm: exp(-decay · steps before the last).
 
-    Events at the same time share their mean step, so the order within a tie says nothing; without times all weigh alike.
+    Events at the same time share their mean step, so the order within a tie says nothing; without times all weigh
+    alike.
     """
     if users.times is None or decay == 0:
         steps = np.zeros(users.n_events)
@@ -27,14 +28,14 @@ def recency_weights(users: Interactions, decay: float) -> F64:
         back = users.indptr[1:][users.user_of_event] - 1 - np.arange(users.n_events)
         new = np.r_[True, (np.diff(users.user_of_event) != 0) | (np.diff(users.times) != 0)][: users.n_events]
         group = np.cumsum(new) - 1
-        steps = (np.bincount(group, back) / np.bincount(group))[group] if users.n_events else back
+        steps = (np.bincount(group, back) / np.bincount(group))[group] if users.n_events else np.zeros(0)
     weights = np.exp(-decay * steps)
     norms = np.sqrt(np.bincount(users.user_of_event, weights**2, minlength=users.n_users))
     return weights / norms[users.user_of_event]
 
 
 def project(users: Interactions, weights: F64, table: F32) -> F32:
-    """profile @ table: each user's weighted sum of its items' rows, ``[C, d]``."""
+    """Multiply profile and table: each user's weighted sum of its items' rows, ``[C, d]``."""
     out = np.zeros((users.n_users, table.shape[1]), np.float32)
     has = np.flatnonzero(users.counts)
     if len(has):
@@ -73,7 +74,7 @@ class ContentKernel:
         return cls(unit_rows(catalogue.genres), year_of, near.astype(np.float32))
 
     def scores(self, users: Interactions, weights: F64) -> F32:
-        """profile @ kernel, ``[C, n_items]``.
+        """Multiply profile and kernel, ``[C, n_items]``.
 
         The kernel is separable in year and genre: a user's weight a year and genre, spread over years, is all it takes.
         """

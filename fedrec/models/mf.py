@@ -43,8 +43,8 @@ class MfConfig(ModelConfig):
     top_items: int | None = Field(None, ge=2)
     damping: float = Field(0.03, gt=0)
     residual_share: float = Field(0.4, gt=0, le=1)
-    popularity_weight: float = Field(0.3, ge=0)
-    recency: float = Field(0.04, ge=0)
+    popularity_weight: float = Field(0.0, ge=0)
+    recency: float = Field(0.2, ge=0)
     content_weight: float = Field(0.2, ge=0)
 
 
@@ -52,8 +52,8 @@ class MfConfig(ModelConfig):
 class Mf(Recommender):
     """Local BPR (Rendle et al. 2009) or logistic training on the touched rows; the delta of rows and biases is clipped.
 
-    The user vector is a function of the user's own profile and the shared table (the profile projected on it, of a
-    fixed norm), so a device keeps nothing between rounds and a new device takes part at once.
+    The user vector is a function of the user's own profile and the shared table (the profile, popular items weighing
+    less, projected on it, of a fixed norm), so a device keeps nothing between rounds and a new device takes part at once.
 
     Guarantees: a user's whole delta, all arrays together, has norm at most the clip norm; the spectral start is paid
     from the same budget.
@@ -78,7 +78,11 @@ class Mf(Recommender):
         if self.config.start == "spectral":
             return {}
         table = key.generator(Lane.INIT).standard_normal((len(catalogue), self.config.dimension))
-        return {"table": (0.05 * table).astype(np.float32), "bias": np.zeros(len(catalogue), np.float32)}
+        return {
+            "table": (0.05 * table).astype(np.float32),
+            "bias": np.zeros(len(catalogue), np.float32),
+            "item_weight": np.ones(len(catalogue), np.float32),
+        }
 
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
         if not release.optimise:
@@ -90,6 +94,7 @@ class Mf(Recommender):
     def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:
         if release.optimise:
             return {
+                **shared,
                 "table": (shared["table"] + total.arrays["items"]).astype(np.float32),
                 "bias": (shared["bias"] + total.arrays["bias"]).astype(np.float32),
             }
@@ -112,13 +117,17 @@ class Mf(Recommender):
         """Each user's profile on the shared table, with norm d^¼: against rows of spread d^-¼, scores have spread 1."""
         if "table" not in shared:
             return np.zeros((users.n_users, self.config.dimension), np.float32)
-        raw = project(users, recency_weights(users, self.config.recency), shared["table"])
+        weights = recency_weights(users, self.config.recency) * shared["item_weight"][users.items]
+        raw = project(users, weights, shared["table"])
         norms = np.linalg.norm(raw, axis=1, keepdims=True)
         return np.asarray(raw / np.maximum(norms, 1e-9) * raw.shape[1] ** 0.25, np.float32)
 
     def _spectral_start(self, shared: Shared, total: Total, catalogue: Catalogue) -> Shared:
         popularity, gram, items = denoised(shared, total, catalogue, self.config.residual_share)
-        factor = spectral_factor(gram, popularity[items], self.config.dimension, self.config.damping)
+        factor, weights = spectral_factor(gram, popularity[items], self.config.dimension, self.config.damping)
         table = np.zeros((len(catalogue), self.config.dimension), np.float32)
         table[items, : factor.shape[1]] = factor / factor.std() * self.config.dimension**-0.25
-        return {"table": table, "bias": self.config.popularity_weight * standardise(np.log(popularity))}
+        item_weight = np.zeros(len(catalogue), np.float32)
+        item_weight[items] = weights
+        bias = self.config.popularity_weight * standardise(np.log(popularity))
+        return {"table": table, "bias": bias, "item_weight": item_weight}

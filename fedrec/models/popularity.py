@@ -52,6 +52,6 @@ class Popularity(Recommender):
 
 
 def normalised_history(users: Interactions) -> Rows:
-    """x / ‖x‖ of C users, as rows; a user without events contributes zero."""
+    """Normalised histories x / ‖x‖ of C users, as rows; a user without events contributes zero."""
     values = 1.0 / np.sqrt(users.counts[users.user_of_event])
     return Rows(users.indptr, users.items, values, users.n_items)

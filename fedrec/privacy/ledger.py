@@ -74,7 +74,9 @@ class Ledger:
         for old in self._events:
             if (old["type"], old.get("round"), old.get("attempt")) == ("reserve", round_, attempt):
                 if {key: value for key, value in old.items() if key != "prev"} != event:
-                    raise LedgerError(f"'{self.path}': round {round_}, attempt {attempt} stands with another mechanism.")
+                    raise LedgerError(
+                        f"'{self.path}': round {round_}, attempt {attempt} stands with another mechanism."
+                    )
                 return
         sigma = float(mechanism["noise_multiplier"])
         if self.budget is not None:

@@ -121,7 +121,7 @@ def add_up(shards: Sequence[ShardSum], release: Release) -> ShardSum:
     """
     arrays = {c.name: np.zeros(c.shape) for c in release.components}
     for shard in shards:
-        for name, array in arrays.items():
-            array += shard.arrays[name]
+        for name in arrays:
+            arrays[name] += shard.arrays[name]
     release.check(arrays)
     return ShardSum(arrays, sum(shard.n_users for shard in shards), sum(shard.rejected for shard in shards))

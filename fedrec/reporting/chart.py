@@ -66,7 +66,7 @@ class Axis:
 
 
 def linear(label: str, values: Sequence[float], *, whole: bool = False, from_zero: bool = False) -> Axis:
-    """An axis around some values with round ticks (1, 2 or 5 times a power of ten).
+    """An axis around some values, none negative, with round ticks (1, 2 or 5 times a power of ten).
 
     Args:
         label: with the unit.
@@ -76,9 +76,9 @@ def linear(label: str, values: Sequence[float], *, whole: bool = False, from_zer
     """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     low = min(low, 0.0) if from_zero else low
-    if high <= low:
-        low, high = (low - 1, high + 1) if whole else (low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1))
-        low = max(low, 0.0)
+    if high - low <= max(1e-6 * abs(high), 1e-9):  # or so near that no label could tell them apart
+        around = 1.0 if whole or abs(high) <= 1e-9 else 0.5 * abs(high)
+        low, high = max(low - around, 0.0), high + around
     step = _round_step((high - low) / (10 if whole else 5))
     if whole:
         step = max(1.0, step)
@@ -87,7 +87,8 @@ def linear(label: str, values: Sequence[float], *, whole: bool = False, from_zer
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         low, high = first * step, last * step
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    ticks = tuple((k * step, f"{k * step:.{digits}f}") for k in range(first, last + 1))
+    form = f".{digits}f" if digits <= 6 else ".6g"
+    ticks = tuple((k * step, f"{k * step:{form}}") for k in range(first, last + 1))
     return Axis(label, low, high, ticks)
 
 

@@ -212,10 +212,10 @@ def verdict(rows: Sequence[Contender], k: int) -> str:
     if own is None:
         return "This run has no test figures."
     lead = (
-        f"For {_of_hundred(own)} of 100 users, the held-out item is among the {k} recommended from the whole catalogue."
+        f"For {_of_hundred(own)} of 100 users, a held-out item is among the {k} recommended from the whole catalogue."
     )
     found = [(row.short, value(row.test, name)) for row in rows[1:]]
-    others = [f"{short} finds it for {_of_hundred(got)}" for short, got in found if got is not None]
+    others = [f"{short} finds one for {_of_hundred(got)}" for short, got in found if got is not None]
     return f"{lead} {_capital(', and '.join(others))}." if others else lead
 
 

@@ -178,8 +178,10 @@ class _Table:
         """One batch of every active user: gradients at the batch's start, summed, then one step.
 
         Args:
-            active: users with a batch left ``[A]``; counts: its positives ``[A]``.
-            positive: slots ``[k]``, user by user; negative: slots ``[k, m]``.
+            active: users with a batch left ``[A]``.
+            counts: positives in each one's batch ``[A]``.
+            positive: slots ``[k]``, user by user.
+            negative: slots ``[k, m]``.
             config: step size and regularisation.
             loss: the loss.
         """

@@ -94,6 +94,21 @@ def test_an_items_file_gives_the_catalogue(tmp_path: Path) -> None:
     assert data.filters == ("catalogue: 1 items are known from the interactions only",)
 
 
+def test_items_may_be_json_lines_or_parquet_with_lists_of_genres(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    write_csv(tmp_path / "a.csv")
+    items = [{"what": 9, "year": 1999, "tags": ["b", "a"]}, {"what": 10, "year": None, "tags": []}]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    parquet.write_table(arrow.Table.from_pylist(items), tmp_path / "items.parquet")
+    for name in ("items.jsonl", "items.parquet"):
+        catalogue = loaded(tmp_path / "a.csv", items_path=str(tmp_path / name), year="year", genres="tags").catalogue
+        assert catalogue.ids.tolist() == ["9", "10"]
+        assert catalogue.genres is not None
+        assert catalogue.genres.tolist() == [[1, 1], [0, 0]]
+        assert catalogue.years is not None
+        assert np.array_equal(catalogue.years, [1999, np.nan], equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("items", "message"),
     [

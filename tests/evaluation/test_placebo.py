@@ -95,9 +95,9 @@ def test_p_values_of_an_honest_pipeline_are_uniform() -> None:
     found = [placebo_p_values(popularity, parts, Key(seed), EvaluationConfig(sampled=20)) for seed in range(runs)]
     for view in ("full", "sampled20"):
         values = np.array([one[view] for one in found])
-        # Exact p-values are at most t with probability at most t (and little less, as the counts are many): binomial
-        # bounds of false alarm rate below 1e-5 each.
-        assert 60 <= (values <= 0.5).sum() <= 130
+        # Exact p-values are at most t with probability at most t, and at most .5 with probability at least .4 here
+        # (counts are discrete): bounds of Binomial(200, .4 or .5) and (200, .05), false alarm rate below 1e-5 each.
+        assert 50 <= (values <= 0.5).sum() <= 130
         assert (values <= 0.05).sum() <= 26
 
 

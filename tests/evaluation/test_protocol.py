@@ -65,8 +65,7 @@ def test_the_report_by_hand() -> None:
     assert report["full"]["hr@2"] == pytest.approx(2 / 3)
     assert report["users"] == 3
     assert report["groups"]["light"] == {"users": 3, "hr@10": 1.0, "ndcg@10": pytest.approx((1 + 1 + 0.5) / 3)}
-
-    # the median history holds two items and one user's only one: here everybody is light
+    # training histories hold 2, 1 and 2 items: none is longer than the median
     assert report["groups"]["heavy"] == {"users": 0, "hr@10": None, "ndcg@10": None}
 
 

@@ -3,7 +3,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.reporting import chart, tradeoff
@@ -22,9 +22,10 @@ def _draw(series: list[Series], x: Axis | None = None, y: Axis | None = None) ->
 
 
 def _parse(svg: str) -> ET.Element:
-    return ET.fromstring(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))  # noqa: S314 - our own text
+    return ET.fromstring(str(svg).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))  # noqa: S314 - our own text
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(_values, min_size=1, max_size=8), st.booleans())
 def test_an_axis_holds_its_values_and_has_even_round_ticks(values: list[float], from_zero: bool) -> None:
     axis = chart.linear("x", values, from_zero=from_zero)
@@ -34,12 +35,14 @@ def test_an_axis_holds_its_values_and_has_even_round_ticks(values: list[float], 
     assert len({text for _, text in axis.ticks}) == len(axis.ticks)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=5))
 def test_rounds_have_whole_ticks(rounds: list[int]) -> None:
     axis = chart.linear("Round", [float(r) for r in rounds], whole=True)
     assert all(re.fullmatch(r"\d+", text) for _, text in axis.ticks)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.tuples(st.integers(0, 100), _values), min_size=1, max_size=20))
 def test_every_mark_and_text_lies_inside_the_drawing(data: list[tuple[int, float]]) -> None:
     svg = _draw(

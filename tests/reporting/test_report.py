@@ -18,7 +18,7 @@ Make = Callable[..., dict[str, Any]]
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, visible text, and whether every tag is closed."""
+    """Tags with their attributes, visible text, tags that are still open."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.text += data + " "
 
 
 def _page(content: dict[str, Any], rounds: list[dict[str, Any]] | None = None, ledger: LedgerHead | None = None) -> str:

@@ -67,7 +67,7 @@ class MovieLens1M(MovieLens):
 def _read(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The file's users ``[n]`` and their items ``[n, 99]``."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             users, items = arrays["user_id"], arrays["item_id"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} does not hold the arrays user_id and item_id ({error}).") from error
