@@ -128,7 +128,7 @@ class Rows:
         # One entry a column: the product scatters the rows, user after user, in float64.
         columns = np.arange(len(self.items) + 1)
         scatter = csc_array((row_weights, self.items, columns), shape=(self.n_items, len(self.items)))
-        return np.asarray(scatter @ self.values)
+        return np.asarray(scatter @ self.values, np.float64)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ class OuterTriangles:
         users = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
         squares = np.square(self.values, dtype=np.float64)
         norms = np.bincount(users, squares, minlength=len(self.indptr) - 1)
-        return np.maximum(norms**2 - np.bincount(users, squares**2, minlength=len(norms)), 0.0) / 2
+        fourth = np.bincount(users, squares**2, minlength=len(norms))
+        return np.asarray(np.maximum(norms**2 - fourth, 0.0) / 2, np.float64)
 
     def weighted_sum(self, weights: Floats) -> Floats:
         from scipy.sparse import csr_array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,8 @@ class _Place:
         return self.folder.root if self.folder is not None else Path()
 
     def make(self) -> RunFolder:
+        if self.resumed and self.folder is not None:
+            return self.folder
         self.folder = RunFolder.create_next(self._name) if self._out is None else RunFolder.create(self._out)
         return self.folder
 
@@ -64,11 +65,10 @@ def _run(experiment: Experiment, place: _Place) -> dict[str, Any]:
     if experiment.engine.name == "flower":
         from fedrec.engines.flower import run_on_flower
 
-        folder = place.folder or place.make()
-        return run_on_flower(experiment, folder, resume=place.resumed)
-    if place.folder is not None:
-        return simulate.resume(experiment, place.folder)
-    return simulate.start(experiment, partial(place.make))
+        return run_on_flower(experiment, place.make, resume=place.resumed)
+    if place.resumed:
+        return simulate.resume(experiment, place.make())
+    return simulate.start(experiment, place.make)
 
 
 def _say(summary: dict[str, Any], place: _Place) -> None:

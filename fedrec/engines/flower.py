@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import tomli_w
 
 import fedrec.errors
 from fedrec.config import Experiment
+from fedrec.engines.run import prepare
 from fedrec.errors import FedrecError, MissingExtraError, RoundFailedError
 from fedrec.reporting.folder import RunFolder
 from fedrec.reporting.progress import Progress
@@ -32,12 +33,12 @@ from fedrec.reporting.progress import Progress
 _STARTUP_S, _STOP_S, _POLL_S = 60.0, 15.0, 0.5
 
 
-def run_on_flower(experiment: Experiment, folder: RunFolder, *, resume: bool) -> dict[str, Any]:
+def run_on_flower(experiment: Experiment, place: Callable[[], RunFolder], *, resume: bool) -> dict[str, Any]:
     """Run an experiment on Flower's simulation runtime, through a real ServerApp, and return its summary.
 
     Args:
         experiment: what to run; ``engine.nodes`` nodes hold the users in shards.
-        folder: made and empty, or a run to resume.
+        place: makes the run folder, or opens one to resume; called only when everything has been checked.
         resume: which of the two.
 
     Raises:
@@ -47,6 +48,8 @@ def run_on_flower(experiment: Experiment, folder: RunFolder, *, resume: bool) ->
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("The Flower engine", "simulation")
+    rounds = prepare(experiment).federation.rounds
+    folder = place()
     with tempfile.TemporaryDirectory(prefix="fedrec-flower-") as scratch:
         work = Path(scratch)
         failure = work / "failure.json"
@@ -62,7 +65,8 @@ def run_on_flower(experiment: Experiment, folder: RunFolder, *, resume: bool) ->
         )
         with superlink(work / "home") as environment, Progress() as progress:
             run_id = _submit(environment, app, experiment.engine.nodes)
-            status, details = _follow(environment, run_id, folder, progress, experiment)
+            progress.start(rounds, len(folder.rounds()))
+            status, details = _follow(environment, run_id, folder, progress, experiment.privacy.epsilon)
         if failure.is_file():
             raise _brought_back(json.loads(failure.read_text(encoding="utf-8")))
         if status != "finished:completed":
@@ -179,18 +183,17 @@ def _submit(environment: Mapping[str, str], app: Path, nodes: int) -> str:
 
 
 def _follow(
-    environment: Mapping[str, str], run_id: str, folder: RunFolder, progress: Progress, experiment: Experiment
+    environment: Mapping[str, str], run_id: str, folder: RunFolder, progress: Progress, budget: float | None
 ) -> tuple[str, str]:
     """Show each recorded round until the run ends; an interruption stops the run first."""
     shown = len(folder.rounds())
-    progress.start(_n_rounds(experiment), shown)
     try:
         while True:
             row = _flwr(environment, "ls", "local", "--run-id", run_id)["runs"][0]
             lines = folder.rounds()
             for line in lines[shown:]:
                 metric = None if line["metrics"] is None else line["metrics"]["full"]["hr@10"]
-                progress.update(line["round"], metric, line["epsilon"], experiment.privacy.epsilon)
+                progress.update(line["round"], metric, line["epsilon"], budget)
             shown = len(lines)
             if str(row["status"]).startswith("finished"):
                 return str(row["status"]), str(row["status-details"])
@@ -199,11 +202,6 @@ def _follow(
         with contextlib.suppress(RoundFailedError):
             _flwr(environment, "stop", run_id, "local")
         raise
-
-
-def _n_rounds(experiment: Experiment) -> int:
-    """A guess for the progress line before the ServerApp has said anything: a trained model's rounds."""
-    return experiment.federation.rounds
 
 
 def _flwr(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from logging import WARNING, getLogger
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -75,7 +75,7 @@ class FederationStrategy(Strategy):
         if self._grid is None:
             raise ContributionError("The strategy was not started; call start(grid, …).")
         self._plan = plan
-        arrays = ArrayRecord({name: np.asarray(array) for name, array in shared.items()})
+        arrays = ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in shared.items()})
         messages = list(self.configure_train(plan.round, arrays, ConfigRecord({"attempt": plan.attempt}), self._grid))
         replies = transport.exchange(self._grid, messages, ROUND_TIMEOUT_S)
         self.aggregate_train(plan.round, replies)

@@ -118,6 +118,8 @@ def spectral_factor(gram: F64, popularity: F64, rank: int, damping: float) -> tu
     n = len(scaled)
     values, vectors = eigsh(scaled, k=min(rank, n - 1), v0=np.ones(n))
     values = np.maximum(values, 0)
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
+    vectors = vectors * np.sign(largest)  # an eigenvector's sign is arbitrary: fixed, so that engines agree
     table = vectors * np.sqrt(values / (values + damping * values.max())) / scale[:, None]
     return table.astype(np.float32), scale.astype(np.float32)
 
