@@ -88,7 +88,10 @@ class Part(Protocol):
         ...
 
     def weighted_sum(self, weights: Floats) -> Floats:
-        """The sum over users of weight times value, float64 in the component's shape."""
+        """The sum over users of weight times value, float64 in the component's shape.
+
+        A user of weight 0 adds zero, also where its values are not finite.
+        """
         ...
 
 
@@ -109,26 +112,27 @@ class Rows:
     n_items: int
 
     def squared_norms(self) -> Floats:
-        flat = self.values.reshape(len(self.items), -1)
+        flat = self.values.reshape(len(self.items), prod(self.values.shape[1:]))
         squares = np.einsum("rd,rd->r", flat, flat, dtype=np.float64)
         users = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
         return np.asarray(np.bincount(users, squares, minlength=len(self.indptr) - 1), np.float64)
 
     def weighted_sum(self, weights: Floats) -> Floats:
         row_weights = np.repeat(weights, np.diff(self.indptr))
-        if self.values.ndim == 1:
-            sums = np.bincount(self.items, row_weights * self.values, minlength=self.n_items)
+        values = _where_weighted(self.values, row_weights)
+        if values.ndim == 1:
+            sums = np.bincount(self.items, row_weights * values, minlength=self.n_items)
             return np.asarray(sums, np.float64)  # of no rows at all, bincount gives integers
         if len(weights) == 1:  # a phone: every row occurs once, and scipy need not be loaded
-            total = np.zeros((self.n_items, self.values.shape[1]))
-            total[self.items] = row_weights[:, None] * self.values
+            total = np.zeros((self.n_items, values.shape[1]))
+            total[self.items] = row_weights[:, None] * values
             return total
         from scipy.sparse import csc_array
 
         # One entry a column: the product scatters the rows, user after user, in float64.
         columns = np.arange(len(self.items) + 1)
         scatter = csc_array((row_weights, self.items, columns), shape=(self.n_items, len(self.items)))
-        return np.asarray(scatter @ self.values, np.float64)
+        return np.asarray(scatter @ values, np.float64)
 
 
 @dataclass(frozen=True)
@@ -158,10 +162,10 @@ class OuterTriangles:
         from scipy.sparse import csr_array
 
         shape = (len(self.indptr) - 1, self.size)
-        plain = csr_array((self.values.astype(np.float64), self.columns, self.indptr), shape=shape)
-        weighted = csr_array(
-            (np.repeat(weights, np.diff(self.indptr)) * self.values, self.columns, self.indptr), shape=shape
-        )
+        row_weights = np.repeat(weights, np.diff(self.indptr))
+        values = _where_weighted(self.values, row_weights)
+        plain = csr_array((values.astype(np.float64), self.columns, self.indptr), shape=shape)
+        weighted = csr_array((row_weights * values, self.columns, self.indptr), shape=shape)
         return pack_upper(np.asarray((weighted.T @ plain).toarray(), np.float64))
 
 
@@ -172,11 +176,12 @@ class Dense:
     values: npt.NDArray[np.floating]
 
     def squared_norms(self) -> Floats:
-        flat = self.values.reshape(len(self.values), -1)
+        flat = self.values.reshape(len(self.values), prod(self.values.shape[1:]))
         return np.asarray(np.einsum("cd,cd->c", flat, flat, dtype=np.float64))
 
     def weighted_sum(self, weights: Floats) -> Floats:
-        return np.asarray(np.tensordot(weights, self.values.astype(np.float64), axes=1))
+        values = _where_weighted(self.values, weights)
+        return np.asarray(np.tensordot(weights, values.astype(np.float64), axes=1))
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,14 @@ class Contribution:
             component.name: component.scale * self.parts[component.name].weighted_sum(weights)
             for component in release.components
         }
+
+
+def _where_weighted(values: npt.NDArray[np.floating], weights: Floats) -> npt.NDArray[np.floating]:
+    """The values with zero for those of weight 0: zero times a value that is not finite would not be zero."""
+    left_out = weights == 0
+    if not left_out.any():
+        return values
+    return np.where(left_out.reshape(-1, *[1] * (values.ndim - 1)), values.dtype.type(0), values)
 
 
 def pack_upper(matrix: Floats) -> Floats:

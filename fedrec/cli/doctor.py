@@ -41,7 +41,7 @@ def examine() -> dict[str, Any]:
         problems += [f"{name} is {packages[name]}: pip install 'fedrec[{extra}]'." for name in wrong]
     folder = home()
     probe = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not os.access(probe, os.W_OK):
+    if not probe.is_dir() or not os.access(probe, os.W_OK):
         problems.append(f"The fedrec home '{folder}' cannot be written; set FEDREC_HOME to a folder that can.")
     free_mb = shutil.disk_usage(probe).free // 10**6
     if free_mb < _LEAST_FREE_MB:

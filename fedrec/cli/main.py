@@ -44,8 +44,11 @@ def _root(
 @app.command()
 def simulate(
     experiment: Annotated[
-        str, typer.Argument(metavar="[EXPERIMENT]", help="An experiment's TOML file, or the name of a packaged one.")
-    ] = "default",
+        str | None,
+        typer.Argument(
+            metavar="[EXPERIMENT]", help="An experiment's TOML file, or the name of a packaged one (default: default)."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as privacy.epsilon=4 or model=gram."),

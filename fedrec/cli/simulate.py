@@ -17,15 +17,20 @@ _ENGINES = ("fleet", "flower")
 
 
 def run(
-    experiment: str, overrides: list[str], engine: str | None, out: Path | None, resume: Path | None, as_json: bool
+    experiment: str | None,
+    overrides: list[str],
+    engine: str | None,
+    out: Path | None,
+    resume: Path | None,
+    as_json: bool,
 ) -> None:
     """Start or resume a run; errors leave a resumable folder, or none."""
-    if resume is not None and (out is not None or overrides):
-        raise UsageError("--resume continues a run as it was: it goes with neither --out nor --set.")
+    if resume is not None and (experiment is not None or out is not None or overrides):
+        raise UsageError("--resume continues a run as it was: it goes with no EXPERIMENT, no --out and no --set.")
     if engine is not None and engine not in _ENGINES:
         raise UsageError(f"Unknown engine '{engine}'. {did_you_mean(engine, _ENGINES)}")
     folder = RunFolder.open(resume) if resume is not None else None
-    loaded = load(experiment if folder is None else str(folder.root), overrides)
+    loaded = load((experiment or "default") if folder is None else str(folder.root), overrides)
     if engine is not None:
         loaded = loaded.replaced(engine={"name": engine})
     place = _Place(loaded, out, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,12 @@ def start(experiment: Experiment, place: Callable[[], RunFolder], engine_for: En
     began = time.perf_counter()
     setting = prepare(experiment)
     folder = place()
-    folder.write_text(names.EXPERIMENT, experiment.to_toml())
+    try:
+        folder.write_text(names.EXPERIMENT, experiment.to_toml())
+    except RunFolderError:
+        with contextlib.suppress(OSError):
+            folder.root.rmdir()  # without its experiment it could not be resumed
+        raise
     return _finish(setting, folder, engine_for, began)
 
 

@@ -36,12 +36,12 @@ def recency_weights(users: Interactions, decay: float) -> F64:
 
 def project(users: Interactions, weights: F64, table: F32) -> F32:
     """Multiply profile and table: each user's weighted sum of its items' rows, ``[C, d]``."""
-    out = np.zeros((users.n_users, table.shape[1]), np.float32)
-    has = np.flatnonzero(users.counts)
-    if len(has):
-        rows = table[users.items] * weights[:, None].astype(np.float32)
-        out[has] = np.add.reduceat(rows, users.indptr[:-1][has], axis=0)
-    return out
+    if users.n_users == 1:  # a phone: scipy need not be loaded
+        return np.asarray(weights.astype(np.float32) @ table[users.items], np.float32)[None]
+    from scipy.sparse import csr_array
+
+    profile = csr_array((weights.astype(np.float32), users.items, users.indptr), shape=(users.n_users, len(table)))
+    return np.asarray(profile @ table, np.float32)
 
 
 def standardise(scores: npt.NDArray[np.floating]) -> F32:

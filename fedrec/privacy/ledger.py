@@ -159,9 +159,10 @@ def verify_chain(lines: Sequence[bytes], name: str = "ledger.jsonl") -> list[Eve
     for number, line in enumerate(lines, start=1):
         try:
             event = json.loads(line)
-        except ValueError as error:
+            canonical = canonical_json(event)
+        except (ValueError, RecursionError) as error:
             raise LedgerError(f"{name}, line {number}: not valid JSON; the ledger is damaged.") from error
-        if not isinstance(event, dict) or canonical_json(event) != line:
+        if not isinstance(event, dict) or canonical != line:
             raise LedgerError(f"{name}, line {number}: not in canonical form; the ledger was edited.")
         if event.get("prev") != prev:
             raise LedgerError(f"{name}, line {number}: does not follow the line before it; the ledger was edited.")
@@ -197,6 +198,8 @@ def verify_checkpoint(text: str, lines: Sequence[bytes]) -> None:
         public.verify(base64.b64decode(signed["signature"]), canonical_json(body))
     except (ValueError, KeyError, TypeError, InvalidSignature) as error:
         raise LedgerError("ledger.checkpoint: its signature is not valid.") from error
-    known = list(lines[: body["size"]])
-    if len(known) < body["size"] or merkle_root(known).hex() != body["root"]:
+    size = body["size"]
+    known = list(lines[:size]) if isinstance(size, int) and 0 < size <= len(lines) else []
+    head = hashlib.sha256(known[-1]).hexdigest() if known else ""
+    if not known or merkle_root(known).hex() != body["root"] or head != body["head"]:
         raise LedgerError(f"ledger.jsonl does not hold the {body['size']} lines that ledger.checkpoint signed.")

@@ -93,9 +93,9 @@ class ShardSum:
 
 def clip_and_sum(contribution: Contribution, release: Release, mechanism: Mechanism) -> ShardSum:
     """Clip each of C users to the clip norm and sum in float64; no noise yet, so this never leaves a client."""
-    norms = contribution.norms(release)
-    with np.errstate(invalid="ignore"):
-        sums = contribution.weighted_sum(release, mechanism.weights(norms))
+    with np.errstate(invalid="ignore", over="ignore"):  # a norm that is not finite is counted below
+        norms = contribution.norms(release)
+    sums = contribution.weighted_sum(release, mechanism.weights(norms))
     return ShardSum(sums, contribution.n_users, int((~np.isfinite(norms)).sum()))
 
 

@@ -25,6 +25,10 @@ _BLOCK_EVENTS = 16_384  # a block's rows fit in the cache: about twice as fast a
 """Positives trained together; it bounds the memory whatever the number of users."""
 
 
+_DENSE_SPACE = 32
+"""Codes are numbered by marks while their space is at most this many times their number."""
+
+
 @dataclass(frozen=True)
 class LocalResult:
     """What C users learned.
@@ -99,9 +103,9 @@ def draw_negatives(users: Interactions, n_draws: Ints, key: Key) -> tuple[Ints, 
     rank = below(streams[user], counter, (users.n_items - users.counts)[user])
     # The rank-th item outside a sorted history s is rank + #{i : s_i - i <= rank}: one search for all, no rejection.
     width = users.n_items + 1
-    order = np.argsort(users.user_of_event * width + users.items)
-    gaps = users.items[order] - (np.arange(users.n_events) - np.repeat(users.indptr[:-1], users.counts))
-    before = np.searchsorted(users.user_of_event * width + gaps, user * width + rank, side="right")
+    codes = np.sort(users.user_of_event * width + users.items)
+    gaps = codes - (np.arange(users.n_events) - np.repeat(users.indptr[:-1], users.counts))
+    before = np.searchsorted(gaps, user * width + rank, side="right")
     return user, rank + before - users.indptr[:-1][user]
 
 
@@ -131,7 +135,7 @@ def _train_block(
     neg_user, neg_item = draw_negatives(users, draws, key)
     # The rows a user touches, one slot each: sorted by (user, item), its positives and negatives together.
     pos_code = users.user_of_event * n_items + users.items
-    slots, inverse = np.unique(np.concatenate([pos_code, neg_user * n_items + neg_item]), return_inverse=True)
+    slots, inverse = _number(np.concatenate([pos_code, neg_user * n_items + neg_item]), users.n_users * n_items)
     pos_slot, neg_slot = inverse[: len(pos_code)], inverse[len(pos_code) :]
     slot_user, slot_item = np.divmod(slots, n_items)
     start_vectors, start_bias = item_vectors[slot_item], item_bias[slot_item]
@@ -156,6 +160,19 @@ def _train_block(
         Rows(indptr, slot_item, table.bias - start_bias, n_items),
         table.personal,
     )
+
+
+def _number(codes: Ints, space: int) -> tuple[Ints, Ints]:
+    """The distinct codes in order, and each code's place among them; codes lie in [0, space)."""
+    if space > _DENSE_SPACE * len(codes):
+        return np.unique(codes, return_inverse=True)
+    # Marks in a small space do the same without a sort, at a third of the time.
+    marked = np.zeros(space, np.bool_)
+    marked[codes] = True
+    distinct = np.flatnonzero(marked)
+    place = np.empty(space, np.int64)
+    place[distinct] = np.arange(len(distinct))
+    return distinct, place[codes]
 
 
 @dataclass(frozen=True)
@@ -188,7 +205,7 @@ class _Table:
         rate, decay = np.float32(config.learning_rate), np.float32(config.regularisation)
         m = negative.shape[1]
         user = np.repeat(active, counts)
-        p = self.personal.take(user, axis=0)
+        p = np.repeat(self.personal[active], counts, axis=0)
         slots = np.concatenate([positive, negative.ravel()])
         rows = self.vectors.take(slots, axis=0)
         v_pos, v_neg = rows[: len(positive)], rows[len(positive) :].reshape(len(positive), m, -1)
