@@ -11,12 +11,15 @@ from typing import Any
 
 import typer
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from fedrec import __version__
 from fedrec.data.home import home
 
 _EXTRAS = ("torch", "simulation", "parquet")
 _LEAST_FREE_MB = 200
+_BROUGHT_BY = {"flwr": "ray"}
+"""What an extra of a package brings, where the package alone would say nothing."""
 
 
 def doctor(as_json: bool) -> None:
@@ -33,9 +36,9 @@ def doctor(as_json: bool) -> None:
 def examine() -> dict[str, Any]:
     """Packages of the base install and of each extra, the home folder, and every problem in one sentence."""
     problems: list[str] = []
-    base = {r.name: _state(r) for r in _requirements(None)}
+    base = {_shown(r): _state(r) for r in _requirements(None)}
     problems += [f"{name} is {state}: pip install --upgrade fedrec." for name, state in base.items() if " " in state]
-    extras = {extra: {r.name: _state(r) for r in _requirements(extra)} for extra in _EXTRAS}
+    extras = {extra: {_shown(r): _state(r) for r in _requirements(extra)} for extra in _EXTRAS}
     for extra, packages in extras.items():
         wrong = [name for name, state in packages.items() if " " in state and state != "not installed"]
         problems += [f"{name} is {packages[name]}: pip install 'fedrec[{extra}]'." for name in wrong]
@@ -67,17 +70,19 @@ def _requirements(extra: str | None) -> list[Requirement]:
     ]
 
 
+def _shown(requirement: Requirement) -> str:
+    """The package that tells whether a requirement is met: flwr[simulation] brings Ray."""
+    return _BROUGHT_BY.get(requirement.name, requirement.name) if requirement.extras else requirement.name
+
+
 def _state(requirement: Requirement) -> str:
     """The installed version, or a phrase with a space in it that says what is wrong."""
-    if requirement.extras:  # flwr[simulation]: what it brings is Ray
-        requirement = Requirement("ray")
+    specifier = SpecifierSet() if requirement.extras else requirement.specifier
     try:
-        installed = version(requirement.name)
+        installed = version(_shown(requirement))
     except PackageNotFoundError:
         return "not installed"
-    if not requirement.specifier.contains(installed, prereleases=True):
-        return f"{installed} where {requirement.specifier} is needed"
-    return installed
+    return installed if specifier.contains(installed, prereleases=True) else f"{installed} where {specifier} is needed"
 
 
 def _print(found: dict[str, Any]) -> None:

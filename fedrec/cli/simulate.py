@@ -41,7 +41,9 @@ def run(
             typer.echo(f"Interrupted. Continue with: fedrec simulate --resume {place.folder.root}", err=True)
         raise
     except BudgetExceededError as error:
-        raise BudgetExceededError(f"{error} What was done is kept in {place.root}.") from error
+        if place.folder is None:
+            raise
+        raise BudgetExceededError(f"{error} The rounds done are kept in {place.root}.") from error
     _say(summary, place)
     if as_json:
         typer.echo(json.dumps(summary, allow_nan=False))

@@ -142,6 +142,7 @@ def unprotected(setting: Setting) -> list[str]:
     """What the run shows that its epsilon does not cover, in plain words."""
     listed = [
         "noise: it is seeded, so whoever knows the seed can subtract it; this is a simulation",
+        *_of_trust(setting.federation.mechanisms[0].trust),
         "participation: who was asked and how many answered is public",
         "the item catalogue with its titles, years and genres, and the number of users",
         "metrics of this report (every round's validation, the final test): computed on the users' own held-out items",
@@ -152,6 +153,13 @@ def unprotected(setting: Setting) -> list[str]:
     listed += [f"what was derived from the interactions beforehand: {text}" for text in setting.data.filters]
     listed.append("hyperparameters: tuning on the data, if any was done, is not accounted")
     return listed
+
+
+def _of_trust(trust: str) -> list[str]:
+    """What a trust model takes for granted that this version does not enforce."""
+    if trust != "distributed":
+        return []
+    return ["single updates: no secure aggregation hides them yet, the shares of the noise are drawn as one"]
 
 
 def versions() -> dict[str, str]:

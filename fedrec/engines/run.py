@@ -21,7 +21,7 @@ from fedrec.evaluation.ranking import Scorer
 from fedrec.federation import checkpoint
 from fedrec.federation.round import Federation, State, make_federation
 from fedrec.models.base import Recommender, Shared
-from fedrec.privacy.ledger import Ledger
+from fedrec.privacy.ledger import Ledger, check_budget
 from fedrec.privacy.mechanism import SEEDED
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
@@ -45,13 +45,16 @@ def prepare(experiment: Experiment) -> Setting:
     Raises:
         DataError: the data cannot be read, or nothing of it can be held out.
         ConfigError: the experiment does not fit the data.
+        BudgetExceededError: not even the first round fits the budget.
     """
     data = source.load(experiment.data)
     federation = make_federation(experiment, data.catalogue, data.n_users)
     parts = split(data, experiment.split, federation.key)
     privacy = experiment.privacy
-    private = federation.mechanisms[0].private
-    if private and privacy.delta >= 1 / data.n_users:
+    first = federation.mechanisms[0]
+    if first.private:
+        check_budget(1, [first.noise_multiplier], privacy.epsilon, privacy.delta)
+    if first.private and privacy.delta >= 1 / data.n_users:
         warnings.warn(
             f"privacy.delta = {privacy.delta:g} is not below 1/users = {1 / data.n_users:.2g}: at that delta the "
             "promise may fail for one whole user; lower it.",

@@ -79,13 +79,7 @@ class Ledger:
                     )
                 return
         sigma = float(mechanism["noise_multiplier"])
-        if self.budget is not None:
-            after = gaussian_epsilon(composed_mu([*self.noise_multipliers(), sigma]), self.delta)
-            if after > self.budget * (1 + _TOLERANCE):
-                raise BudgetExceededError(
-                    f"Round {round_} would bring epsilon to {after:.4g}, above the budget {self.budget:g} at delta "
-                    f"{self.delta:g}; raise privacy.epsilon or privacy.noise_multiplier, or run fewer rounds."
-                )
+        check_budget(round_, [*self.noise_multipliers(), sigma], self.budget, self.delta)
         self._append(event)
 
     def close(self, round_: int, attempt: int, outcome: str, survivors: int) -> None:
@@ -132,6 +126,22 @@ class Ledger:
         self._size += len(line) + 1
         self._lines.append(line)
         self._events.append(json.loads(line))
+
+
+def check_budget(round_: int, noise_multipliers: Sequence[float], budget: float | None, delta: float) -> None:
+    """Refuse a round whose noise multiplier is the last of these; a budget of None allows everything.
+
+    Raises:
+        BudgetExceededError: if the filter's epsilon of them all is above the budget.
+    """
+    if budget is None:
+        return
+    after = gaussian_epsilon(composed_mu(noise_multipliers), delta)
+    if after > budget * (1 + _TOLERANCE):
+        raise BudgetExceededError(
+            f"Round {round_} would bring epsilon to {after:.4g}, above the budget {budget:g} at delta {delta:g}; "
+            "raise privacy.epsilon or privacy.noise_multiplier, or run fewer rounds."
+        )
 
 
 def canonical_json(value: Mapping[str, Any]) -> bytes:

@@ -18,14 +18,14 @@ from fedrec.reporting.folder import RunFolder
 
 Fedrec = Callable[..., Any]
 
-LONG = ("--set", "federation.rounds=12", "--set", "evaluation.every=12")
-LONG += ("--set", "privacy.noise_multiplier=5")
+SETTINGS = ("federation.rounds=12", "evaluation.every=12", "privacy.noise_multiplier=12")
+LONG = [part for setting in SETTINGS for part in ("--set", setting)]
 
 
 @pytest.fixture
 def whole(place: Path) -> Path:
     """The run as it is with enough space."""
-    simulate.start(load("tiny.toml", LONG[1::2]), partial(RunFolder.create, place / "whole"))
+    simulate.start(load("tiny.toml", SETTINGS), partial(RunFolder.create, place / "whole"))
     return place / "whole"
 
 

@@ -16,7 +16,11 @@ import pytest
 
 from fedrec.config import Experiment, load
 from fedrec.engines import simulate
+from fedrec.engines.base import Collected
+from fedrec.engines.run import Setting
 from fedrec.errors import LedgerError, RunFolderError
+from fedrec.federation.round import Plan
+from fedrec.models.base import Shared
 from fedrec.privacy.ledger import verify_chain, verify_checkpoint
 from fedrec.reporting.folder import RunFolder
 
@@ -71,7 +75,9 @@ def stop_after(process: subprocess.Popen[str], run: Path, lines: int, how: signa
     """Send a signal once so many rounds are recorded (-1: once there is a ledger); returns stdout and stderr."""
     deadline = time.monotonic() + 60
     log = run / "rounds.jsonl"
-    while not (run / "ledger.jsonl").exists() if lines < 0 else not log.exists() or log.read_bytes().count(b"\n") < lines:
+    while (
+        not (run / "ledger.jsonl").exists() if lines < 0 else not log.exists() or log.read_bytes().count(b"\n") < lines
+    ):
         assert process.poll() is None, "the run ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -80,7 +86,7 @@ def stop_after(process: subprocess.Popen[str], run: Path, lines: int, how: signa
     return out, err
 
 
-@pytest.mark.parametrize("lines", [-1, 1, 7, 30])
+@pytest.mark.parametrize("lines", [-1, 1, 30])
 def test_a_killed_run_resumes_to_the_identical_result(
     process: subprocess.Popen[str], whole: Path, tmp_path: Path, lines: int
 ) -> None:
@@ -121,9 +127,12 @@ from functools import partial
 from pathlib import Path
 from fedrec.config import load
 from fedrec.engines import simulate
+from fedrec.engines.base import Collected
+from fedrec.engines.run import Setting
 from fedrec.reporting.folder import RunFolder
 
 experiment, base, really = load(sys.argv[1]), Path(sys.argv[2]), os.fsync
+simulate.start(experiment, partial(RunFolder.create, base / "whole"))  # so that no child has anything left to import
 for moment in range(1, 1000):
     child = os.fork()
     if child == 0:
@@ -144,27 +153,26 @@ for moment in range(1, 1000):
 
 def test_a_crash_at_any_write_loses_no_charge_and_no_result(tiny: Tiny, tmp_path: Path) -> None:
     """The process dies, without any clean-up, at the first write to the disk, at the second, and so on."""
-    experiment = tiny("federation.rounds=2", "federation.server_momentum=0.5")
+    # Much noise, since the accountant is quick then: the run is finished some twenty times.
+    experiment = tiny("federation.rounds=2", "federation.server_momentum=0.5", "privacy.noise_multiplier=40.0")
     (tmp_path / "tiny.toml").write_text(experiment.to_toml())
     base = tmp_path / "crashes"
     base.mkdir()
     subprocess.run(
-        [sys.executable, "-c", CRASHES, str(tmp_path / "tiny.toml"), str(base)],
-        check=True,
-        capture_output=True,
+        [sys.executable, "-c", CRASHES, str(tmp_path / "tiny.toml"), str(base)], check=True, capture_output=True
     )
-    moments = sorted((int(path.name) for path in base.iterdir()))
-    whole = base / str(moments[-1])
-    assert (whole / "report.html").exists()
-    assert len(moments) > 15
-    for moment in moments[:-1]:
+    whole = base / "whole"
+    moments = len(list(base.iterdir())) - 1
+    assert moments > 15
+    for moment in range(1, moments):
         run = base / str(moment)
         if not (run / "experiment.toml").exists():
             assert moment <= 2
             assert not (run / "ledger.jsonl").exists()  # nothing was charged
             continue
         charged = events(run)
-        resume_or_finished(run)
+        if not RunFolder.open(run).finished:
+            resume(run)
         assert events(run)[: len(charged)] == charged
         assert_same(run, whole)
 
@@ -175,37 +183,31 @@ def events(run: Path) -> list[Any]:
     return list(verify_chain(ledger.read_bytes().split(b"\n")[:-1])) if ledger.exists() else []
 
 
-def resume_or_finished(run: Path) -> None:
-    folder = RunFolder.open(run)
-    if not folder.finished:
-        resume(run)
+class Stopping:
+    """A fleet that someone interrupts in the third round."""
+
+    name = "fleet"
+
+    def __init__(self, setting: Setting) -> None:
+        self.fleet = simulate.fleet(setting)
+
+    def collect(self, plan: Plan, shared: Shared) -> Collected:
+        if plan.round == 3:
+            raise KeyboardInterrupt
+        return self.fleet.collect(plan, shared)
 
 
 @pytest.fixture
 def interrupted(tiny: Tiny, tmp_path: Path) -> Path:
-    """A run whose third round could not be recorded: a folder is in the way of its checkpoint."""
+    """A run that stopped in its third round, after the reservation."""
 
-    class Stop(Exception):
-        pass
-
-    class Engine:
-        name = "stopping"
-
-        def __init__(self, setting: Any) -> None:
-            self.fleet = simulate.fleet(setting)
-
-        def collect(self, plan: Any, shared: Any) -> Any:
-            if plan.round == 3:
-                raise Stop
-            return self.fleet.collect(plan, shared)
-
-    with pytest.raises(Stop):
-        simulate.start(tiny(), partial(RunFolder.create, tmp_path / "run"), Engine)
+    with pytest.raises(KeyboardInterrupt):
+        simulate.start(tiny(), partial(RunFolder.create, tmp_path / "run"), Stopping)
     return tmp_path / "run"
 
 
 def refuses(run: Path, kind: type[Exception], says: str) -> None:
-    """Resuming fails with a sentence and touches nothing."""
+    """Resuming fails with that sentence and touches nothing."""
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     with pytest.raises(kind, match=says):
         resume(run)
@@ -217,9 +219,9 @@ def test_a_finished_run_is_not_resumed(whole: Path) -> None:
 
 
 def test_another_experiments_checkpoint_is_refused(interrupted: Path, tiny: Tiny) -> None:
-    (interrupted / "ledger.jsonl").unlink()
+    (interrupted / "ledger.jsonl").unlink()  # it would be refused first
     (interrupted / "experiment.toml").write_text(tiny("seed=2").to_toml())
-    with pytest.raises(RunFolderError, match="belongs to another experiment than the experiment.toml beside it"):
+    with pytest.raises(RunFolderError, match="belongs to another experiment than the experiment"):
         resume(interrupted)
 
 

@@ -1,0 +1,158 @@
+"""MF: its gradients by finite differences, its rounds learn, its delta is clipped, its start is paid for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fedrec.engines.fleet import Fleet
+from fedrec.privacy.accounting import calibrate, composed_mu, gaussian_epsilon
+from fedrec.privacy.mechanism import clip_and_sum
+from fedrec.training.local import draw_negatives
+from tests.contracts import Case, finished, flat, run
+
+Floats = npt.NDArray[np.float64]
+
+DIMENSION = 4
+
+
+def case_of(model: Mapping[str, Any], **sections: Any) -> Case:
+    return Case.of({"name": "mf", "dimension": DIMENSION, **model}, **sections)
+
+
+def softplus(x: Floats) -> Floats:
+    return np.asarray(np.logaddexp(0.0, x))
+
+
+def losses(case: Case, shared: Mapping[str, Any], personal: Floats, loss: str, key: Any) -> Floats:
+    """Each user's loss of one epoch at the given model, with the negatives that training draws, ``[C]``."""
+    users, m = case.train, case.experiment.training.negatives
+    table, bias = shared["table"].astype(np.float64), shared["bias"].astype(np.float64)
+    owner, negative = draw_negatives(users, users.counts * m, key)
+    s_neg = np.einsum("kd,kd->k", personal[owner], table[negative]) + bias[negative]
+    s_pos = np.einsum("kd,kd->k", personal[users.user_of_event], table[users.items]) + bias[users.items]
+    if loss == "bce":
+        each = np.bincount(users.user_of_event, softplus(-s_pos), minlength=users.n_users)
+        return np.asarray(each + np.bincount(owner, softplus(s_neg), minlength=users.n_users))
+    raise AssertionError(loss)
+
+
+@pytest.mark.parametrize("negatives", [1, 3])
+def test_one_batch_is_a_step_down_the_logistic_loss(negatives: int) -> None:
+    """A user's delta over the learning rate is the gradient of its loss, by central differences.
+
+    The loss of a user whose positives lie in one batch is a sum over its draws, whatever their order.
+    """
+    training = {"epochs": 1, "batch_size": 1000, "learning_rate": 1e-2, "negatives": negatives}
+    case = case_of({"loss": "bce", "start": "random"}, training=training)
+    federation, state, plan = next(run(case.federation(), case.train))
+    shared = {"table": state.shared["table"], "bias": np.linspace(-1, 1, case.train.n_items).astype(np.float32)}
+    shared["item_weight"] = state.shared["item_weight"]
+    personal = federation.model.personalise(shared, case.train)["vector"].astype(np.float64)
+    delta = federation.model.contribute(shared, case.train, plan.release, plan.key).parts
+    n = case.train.n_users
+
+    def numerical(name: str, place: tuple[int, ...]) -> Floats:
+        sides = []
+        for sign in (1, -1):
+            moved = {key: array.astype(np.float64) for key, array in shared.items()}
+            moved[name][place] += sign * 1e-5
+            sides.append(losses(case, moved, personal, "bce", plan.key))
+        return np.asarray((sides[0] - sides[1]) / 2e-5)
+
+    rng = np.random.default_rng(1)
+    users = {"items": np.zeros((n, case.train.n_items, DIMENSION)), "bias": np.zeros((n, case.train.n_items))}
+    for user in range(n):
+        for name, array in users.items():
+            array[user] = delta[name].weighted_sum(np.eye(n)[user])
+    for item in rng.choice(case.train.n_items, 15, replace=False):
+        column = int(rng.integers(DIMENSION))
+        np.testing.assert_allclose(users["items"][:, item, column] / -1e-2, numerical("table", (item, column)), atol=1e-3)
+        np.testing.assert_allclose(users["bias"][:, item] / -1e-2, numerical("bias", (item,)), atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce"])
+def test_a_users_own_items_rise_and_drawn_ones_fall(loss: str) -> None:
+    case = case_of({"loss": loss, "start": "random"})
+    federation, state, plan = next(run(case.federation(), case.train))
+    bias = federation.model.contribute(state.shared, case.train, plan.release, plan.key).parts["bias"]
+    for user in range(case.train.n_users):
+        change = bias.weighted_sum(np.eye(case.train.n_users)[user])
+        np.testing.assert_array_equal(np.flatnonzero(change > 0), np.sort(case.train.user(user)))
+        assert (change < 0).any()
+
+
+def bpr(case: Case, model: Any, shared: Mapping[str, Any]) -> float:
+    """The mean BPR loss over all pairs of an item met and one not met."""
+    scores = model.personalise(shared, case.train)["vector"] @ shared["table"].T + shared["bias"]
+    total, pairs = 0.0, 0
+    for user in range(case.train.n_users):
+        mine = case.train.user(user)
+        apart = scores[user][mine][:, None] - np.delete(scores[user], mine)[None]
+        total, pairs = total + float(softplus(-apart).sum()), pairs + apart.size
+    return total / pairs
+
+
+@pytest.mark.parametrize("start", ["random", "spectral"])
+def test_every_round_without_noise_lowers_the_loss(start: str) -> None:
+    case = case_of(
+        {"start": start},
+        training={"learning_rate": 0.1},
+        federation={"rounds": 3, "server_learning_rate": 5.0},
+    )
+    federation = case.federation()
+    states = [state for _, state, _ in run(federation, case.train)] + [finished(federation, case.train)]
+    values = [bpr(case, federation.model, state.shared) for state in states if "table" in state.shared]
+    assert len(values) == 4
+    assert all(after < before for before, after in zip(values, values[1:], strict=False))
+
+
+def test_the_whole_delta_is_clipped_as_one_vector() -> None:
+    case = case_of({"start": "random"}, training={"learning_rate": 2.0}, privacy={"clip_norm": 0.01})
+    federation, state, plan = next(run(case.federation(noise_multiplier=1.0), case.train))
+    assert plan.mechanism.clip_norm == 0.01
+    for user in range(case.train.n_users):
+        one = federation.model.contribute(state.shared, case.train.take(np.array([user])), plan.release, plan.key)
+        assert one.norms(plan.release)[0] > 0.01
+        sent = flat(clip_and_sum(one, plan.release, plan.mechanism).arrays)
+        assert np.linalg.norm(sent) == pytest.approx(0.01, rel=1e-6)
+
+
+def test_no_client_sends_its_own_vector() -> None:
+    case = case_of({"start": "random"})
+    _, _, plan = next(run(case.federation(), case.train))
+    assert {component.name for component in plan.release.components} == {"items", "bias"}
+
+
+@pytest.mark.parametrize(("options", "names"), [({}, ["gram"]), ({"top_items": 30}, ["popularity", "gram"])])
+def test_the_spectral_start_is_paid_from_the_same_budget(options: dict[str, Any], names: list[str]) -> None:
+    case = case_of({"start": "spectral", "start_share": 0.8, **options}, federation={"rounds": 3})
+    federation = case.federation(epsilon=4.0)
+    assert [release.name for release in federation.releases] == [*names, "mf", "mf", "mf"]
+    sigmas = [mechanism.noise_multiplier for mechanism in federation.mechanisms]
+    whole = composed_mu(sigmas)
+    assert whole == pytest.approx(1 / calibrate(4.0, 1e-5, [1.0])[0], rel=1e-3)
+    assert gaussian_epsilon(whole, 1e-5) <= 4.0
+    start = composed_mu(sigmas[: len(names)])
+    assert start**2 / whole**2 == pytest.approx(0.8)
+    assert sigmas[-1] == sigmas[-2] == pytest.approx(math.sqrt(3 / 0.2) / whole)
+
+
+def test_a_spectral_start_scores_what_a_random_one_cannot() -> None:
+    """Before any training the spectral table ranks a user's own items above others; the random one only by chance."""
+    values = {}
+    for start in ("spectral", "random"):
+        case = case_of({"start": start})
+        federation = case.federation()
+        state = federation.start()
+        while "table" not in state.shared:
+            plan = federation.plan(state.round + 1)
+            shards = Fleet(federation.model, case.train).collect(plan, state.shared).shards
+            state = federation.finish(state, plan, shards)
+        values[start] = bpr(case, federation.model, state.shared)
+    assert values["spectral"] < values["random"]
