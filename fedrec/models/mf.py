@@ -53,7 +53,7 @@ class Mf(Recommender):
     """Local BPR (Rendle et al. 2009) or logistic training on the touched rows; the delta of rows and biases is clipped.
 
     The user vector is a function of the user's own profile and the shared table (the profile, popular items weighing
-    less, projected on it, of a fixed norm), so a device keeps nothing between rounds and a new device takes part at once.
+    less, projected on it, of a fixed norm), so a device keeps nothing between rounds and a new one takes part at once.
 
     Guarantees: a user's whole delta, all arrays together, has norm at most the clip norm; the spectral start is paid
     from the same budget.

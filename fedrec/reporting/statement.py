@@ -21,9 +21,9 @@ _ADJACENCIES = {
 _TRUST = {
     "distributed": (
         "Nobody needs to be trusted with a single person's update: every client clips its update and adds a share of "
-        "the noise, and the promise is about the sum. It needs secure aggregation, which shows the server nothing else; "
-        "this version simulates that and does not yet hide a single update. Enough clients have to be honest: the shares "
-        "are sized for the minimum cohort, and a client that leaves its share out weakens the promise."
+        "the noise, and the promise is about the sum. It needs secure aggregation, which shows the server nothing else: "
+        "this version only simulates it and does not yet hide a single update. Enough clients have to be honest: the "
+        "shares are sized for the minimum cohort, and a client that leaves its share out weakens the promise."
     ),
     "central": (
         "The server must be trusted: it sees every client's clipped update and adds the noise itself. This setting "

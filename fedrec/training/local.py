@@ -204,7 +204,6 @@ class _Table:
         """
         rate, decay = np.float32(config.learning_rate), np.float32(config.regularisation)
         m = negative.shape[1]
-        user = np.repeat(active, counts)
         p = np.repeat(self.personal[active], counts, axis=0)
         slots = np.concatenate([positive, negative.ravel()])
         rows = self.vectors.take(slots, axis=0)
