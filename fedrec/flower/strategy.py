@@ -54,11 +54,11 @@ class FederationStrategy(Strategy):
         self,
         grid: Grid,
         initial_arrays: ArrayRecord,
-        num_rounds: int = 0,  # noqa: ARG002 - the experiment says how many
+        num_rounds: int = 0,
         timeout: float = NODES_TIMEOUT_S,
-        train_config: ConfigRecord | None = None,  # noqa: ARG002 - the plan is in the experiment
-        evaluate_config: ConfigRecord | None = None,  # noqa: ARG002 - clients do not evaluate
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,  # noqa: ARG002 - the loop measures
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
         """Wait for the nodes and run the whole experiment."""
         self._grid = grid
@@ -88,7 +88,7 @@ class FederationStrategy(Strategy):
         server_round: int,
         arrays: ArrayRecord,
         config: ConfigRecord,
-        grid: Grid,  # noqa: ARG002 - Flower's signature
+        grid: Grid,
     ) -> Iterable[Message]:
         """One message for each node that holds users of the cohort."""
         shared = {name: array.numpy() for name, array in arrays.items()}
@@ -121,12 +121,12 @@ class FederationStrategy(Strategy):
         server_round: int,
         arrays: ArrayRecord,
         config: ConfigRecord,
-        grid: Grid,  # noqa: ARG002 - Flower's signature
+        grid: Grid,
     ) -> Iterable[Message]:
         """Nothing: a simulation measures on the server, a deployment does not see held-out items."""
         return []
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:  # noqa: ARG002 - Flower's signature
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         return None
 
     def _bind(self, setting: Setting) -> Engine:

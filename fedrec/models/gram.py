@@ -71,13 +71,13 @@ class Gram(Recommender):
     def releases(self, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:
         return gram_releases(self.config.top_items, self.config.popularity_share, catalogue, budget)
 
-    def init(self, catalogue: Catalogue, key: Key) -> Shared:  # noqa: ARG002 - nothing random here
+    def init(self, catalogue: Catalogue, key: Key) -> Shared:
         return {}
 
-    def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:  # noqa: ARG002 - statistics draw nothing
+    def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
         return gram_contribution(shared, users, release)
 
-    def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:  # noqa: ARG002 - the total says which
+    def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:
         config = self.config
         if "gram" not in total.arrays:
             return choose_items(total, catalogue, config.top_items)

@@ -31,19 +31,19 @@ class Popularity(Recommender):
     Config = PopularityConfig
     config: PopularityConfig
 
-    def releases(self, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:  # noqa: ARG002 - one release whatever the budget
+    def releases(self, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:
         return (Release("popularity", (Component("popularity", (len(catalogue),)),), share=1.0, clip_norm=1.0),)
 
-    def init(self, catalogue: Catalogue, key: Key) -> Shared:  # noqa: ARG002 - nothing to start from
+    def init(self, catalogue: Catalogue, key: Key) -> Shared:
         return {}
 
-    def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:  # noqa: ARG002 - the statistic needs the history alone
+    def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
         return Contribution({"popularity": normalised_history(users)}, users.n_users)
 
-    def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:  # noqa: ARG002 - one release, no features
+    def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:
         return {**shared, "popularity": total.arrays["popularity"].astype(np.float32)}
 
-    def personalise(self, shared: Shared, users: Interactions) -> Personal:  # noqa: ARG002 - nothing is personal
+    def personalise(self, shared: Shared, users: Interactions) -> Personal:
         return {"events": users.counts}
 
     def score(self, shared: Shared, personal: Personal) -> npt.NDArray[np.float32]:
