@@ -25,7 +25,7 @@ import tomli_w
 
 import fedrec.errors
 from fedrec.config import Experiment
-from fedrec.engines.run import prepare
+from fedrec.engines.run import headline, prepare
 from fedrec.errors import FedrecError, MissingExtraError, RoundFailedError
 from fedrec.reporting.folder import RunFolder
 from fedrec.reporting.progress import Progress
@@ -192,8 +192,7 @@ def _follow(
             row = _flwr(environment, "ls", "local", "--run-id", run_id)["runs"][0]
             lines = folder.rounds()
             for line in lines[shown:]:
-                metric = None if line["metrics"] is None else line["metrics"]["full"]["hr@10"]
-                progress.update(line["round"], metric, line["epsilon"], budget)
+                progress.update(line["round"], headline(line["metrics"]), line["epsilon"], budget)
             shown = len(lines)
             if str(row["status"]).startswith("finished"):
                 return str(row["status"]), str(row["status-details"])

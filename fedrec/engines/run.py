@@ -143,7 +143,7 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
         )
         state = after
         folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
-        progress.update(plan.round, _headline(metrics), epsilon, ledger.budget)
+        progress.update(plan.round, headline(metrics), epsilon, ledger.budget)
     return state
 
 
@@ -173,7 +173,7 @@ def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State
     return state
 
 
-def _headline(metrics: dict[str, Any] | None) -> float | None:
+def headline(metrics: dict[str, Any] | None) -> float | None:
     """The figure for the progress line: HR@10, or HR at the first length asked for."""
     if metrics is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def dump(state: State, experiment: Experiment, ledger_size: int) -> bytes:
         "experiment": digest(experiment),
         "ledger_size": str(ledger_size),
     }
-    return bytes(save(arrays, metadata=metadata))
+    return bytes(save(arrays, metadata={**metadata, "content": _content(arrays, metadata)}))
 
 
 def load(data: bytes, experiment: Experiment, where: str) -> tuple[State, int]:
@@ -50,6 +51,8 @@ def load(data: bytes, experiment: Experiment, where: str) -> tuple[State, int]:
     try:
         arrays = load_arrays(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        if header.pop("content") != _content(arrays, header):
+            raise ValueError("its values are not those that were saved")
         round_, attempt, size = int(header["round"]), int(header["attempt"]), int(header["ledger_size"])
     except (SafetensorError, ValueError, KeyError) as error:
         raise RunFolderError(f"'{where}' is damaged ({error}); start the run again in a new folder.") from error
@@ -60,3 +63,12 @@ def load(data: bytes, experiment: Experiment, where: str) -> tuple[State, int]:
         for prefix in (_SHARED, _MEMORY)
     }
     return State(round_, attempt, groups[_SHARED], groups[_MEMORY]), size
+
+
+def _content(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> str:
+    """The SHA-256 of everything that a checkpoint holds: safetensors itself does not check values."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()

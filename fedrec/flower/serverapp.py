@@ -27,10 +27,9 @@ def main(grid: Grid, context: Context) -> None:
     under the fedrec home), ``resume`` (continue what ``output-dir`` holds), ``failure-file`` ("" for none).
     """
     config = context.run_config
-    experiment = named_or_text(str(config["experiment"]))
-    experiment = experiment.replaced(engine={"name": "flower"})
-    loop = _loop(experiment, str(config["output-dir"]), resume=bool(config["resume"]))
     try:
+        experiment = named_or_text(str(config["experiment"])).replaced(engine={"name": "flower"})
+        loop = _loop(experiment, str(config["output-dir"]), resume=bool(config["resume"]))
         FederationStrategy(loop).start(grid, ArrayRecord())
     except FedrecError as error:
         if config["failure-file"]:

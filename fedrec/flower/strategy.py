@@ -49,6 +49,8 @@ class FederationStrategy(Strategy):
         self._federation: Federation | None = None
         self._plan: Plan | None = None
         self._shards: tuple[ShardSum, ...] = ()
+        self._answered: set[str] = set()
+        self._refused = 0
 
     def start(
         self,
@@ -79,7 +81,8 @@ class FederationStrategy(Strategy):
         messages = list(self.configure_train(plan.round, arrays, ConfigRecord({"attempt": plan.attempt}), self._grid))
         replies = transport.exchange(self._grid, messages, ROUND_TIMEOUT_S)
         self.aggregate_train(plan.round, replies)
-        rejected = len(messages) - len(self._shards) + sum(shard.rejected for shard in self._shards)
+        silent = len(messages) - len(self._answered)
+        rejected = silent + self._refused + sum(shard.rejected for shard in self._shards)
         up = sum(array.nbytes for shard in self._shards for array in shard.arrays.values())
         return Collected(self._shards, rejected, up, len(messages) * model_bytes(shared))
 
@@ -105,13 +108,16 @@ class FederationStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep the good replies in the order of partitions, which is the order of users."""
         good: dict[int, ShardSum] = {}
+        self._answered, self._refused = set(), 0
         for reply in replies:
+            self._answered.add(reply.metadata.reply_to_message_id)
             try:
                 partition, shard = self._checked(reply)
                 if partition in good:
                     raise ContributionError(f"partition {partition} answered twice")
                 good[partition] = shard
             except ContributionError as error:
+                self._refused += 1
                 _log.log(WARNING, "round %d: a reply was rejected: %s", server_round, error)
         self._shards = tuple(good[partition] for partition in sorted(good))
         return None, MetricRecord({"shards": len(good)})

@@ -49,7 +49,7 @@ class GramConfig(ModelConfig):
     top_items: int | None = Field(None, ge=2)
     popularity_share: float | None = Field(None, gt=0, lt=1)
     residual_share: float = Field(0.4, gt=0, le=1)
-    recency: float = Field(0.2, ge=0)
+    recency: float = Field(1.0, ge=0)
     popularity_weight: float = Field(0.0, ge=0)
     content_weight: float = Field(0.2, ge=0)
 

@@ -17,7 +17,7 @@ _YEARS_APART = 3.0
 
 
 def recency_weights(users: Interactions, decay: float) -> F64:
-    """Weights ``[n_events]``, each user's of unit L2 norm: exp(-decay · steps before the last).
+    """Weights ``[n_events]``, each user's of unit L2 norm: 1 / (1 + decay · steps before the last).
 
     Events at the same time share their mean step, so the order within a tie says nothing; without times all weigh
     alike.
@@ -29,7 +29,7 @@ def recency_weights(users: Interactions, decay: float) -> F64:
         new = np.r_[True, (np.diff(users.user_of_event) != 0) | (np.diff(users.times) != 0)][: users.n_events]
         group = np.cumsum(new) - 1
         steps = (np.bincount(group, back) / np.bincount(group))[group] if users.n_events else np.zeros(0)
-    weights = np.exp(-decay * steps)
+    weights = 1.0 / (1.0 + decay * steps)
     norms = np.sqrt(np.bincount(users.user_of_event, weights**2, minlength=users.n_users))
     return weights / norms[users.user_of_event]
 

@@ -44,7 +44,7 @@ class MfConfig(ModelConfig):
     damping: float = Field(0.03, gt=0)
     residual_share: float = Field(0.4, gt=0, le=1)
     popularity_weight: float = Field(0.0, ge=0)
-    recency: float = Field(0.2, ge=0)
+    recency: float = Field(1.0, ge=0)
     content_weight: float = Field(0.2, ge=0)
 
 

@@ -21,7 +21,7 @@ _ADJACENCIES = {
 _TRUST = {
     "distributed": (
         "Nobody needs to be trusted with a single person's update: every client clips its update and adds a share of "
-        "the noise, and the promise is about the sum. It needs secure aggregation, which shows the server nothing else: "
+        "the noise, and the promise is about the sum. It needs secure aggregation, which shows the server no more: "
         "this version only simulates it and does not yet hide a single update. Enough clients have to be honest: the "
         "shares are sized for the minimum cohort, and a client that leaves its share out weakens the promise."
     ),

@@ -16,7 +16,8 @@ from fedrec.evaluation.ranking import Scorer
 from fedrec.randomness import Key
 from fedrec.registry import MODELS
 from fedrec.training import local
-from tests.contracts import LEVEL, Case, RecommenderContract
+from tests.cases import Case
+from tests.contracts import LEVEL, RecommenderContract
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "gram, ease": {"name": "gram", "solver": "ease"},

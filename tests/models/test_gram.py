@@ -18,7 +18,7 @@ from fedrec.models.base import Budget, build
 from fedrec.models.denoise import denoise_gram, denoise_popularity, shrink_spectrum
 from fedrec.models.gram import MOST_ITEMS
 from fedrec.privacy.accounting import composed_mu
-from tests.contracts import Case, finished, histories, run
+from tests.cases import Case, finished, histories, run
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,7 +69,9 @@ def graph_filter(gram: Floats, popularity: Floats, rank: int, damping: float) ->
     values, vectors = np.linalg.eigh(gram / half[:, None] / half[None])
     values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
     assert values.min() > 0
-    return np.asarray((half[:, None] * vectors * (values / (values + damping * values[0]))) @ (half[:, None] * vectors).T)
+    return np.asarray(
+        (half[:, None] * vectors * (values / (values + damping * values[0]))) @ (half[:, None] * vectors).T
+    )
 
 
 def standard(scores: Floats) -> Floats:
@@ -150,7 +152,9 @@ def test_sensitivities_by_brute_force() -> None:
         assert parts["gram"].squared_norms()[user] == pytest.approx(triangle**2)
         weight = np.eye(users.n_users)[user]
         np.testing.assert_allclose(parts["popularity"].weighted_sum(weight), x)
-        np.testing.assert_allclose(parts["gram"].weighted_sum(weight), np.outer(x, x)[np.triu_indices(n, 1)], atol=1e-12)
+        np.testing.assert_allclose(
+            parts["gram"].weighted_sum(weight), np.outer(x, x)[np.triu_indices(n, 1)], atol=1e-12
+        )
         assert popularity <= 1 + 1e-12
         assert triangle < 1 / math.sqrt(2)
     assert parts["gram"].squared_norms().max() > 0.5 * (1 - 1.01 / n)
@@ -172,9 +176,7 @@ def test_every_coordinate_gets_the_noise_that_its_budget_share_buys(share: float
     seen = set()
     for _, state, plan in run(federation, case.train):
         nobody = case.train.where(np.zeros(case.train.n_events, np.bool_))
-        sums = [
-            client_round(federation.model, state.shared, nobody, plan, part=number).arrays for number in range(20)
-        ]
+        sums = [client_round(federation.model, state.shared, nobody, plan, part=number).arrays for number in range(20)]
         for component in plan.release.components:
             noise = np.concatenate([np.ravel(arrays[component.name]) for arrays in sums]) / component.scale
             statistic = np.vdot(noise, noise) / wanted[component.name] ** 2

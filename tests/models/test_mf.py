@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 from fedrec.engines.fleet import Fleet
 from fedrec.privacy.accounting import calibrate, composed_mu, gaussian_epsilon
 from fedrec.privacy.mechanism import clip_and_sum
+from fedrec.randomness import Key
 from fedrec.training.local import draw_negatives
-from tests.contracts import Case, finished, flat, run
+from tests.cases import Case, finished, flat, run
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,17 +31,15 @@ def softplus(x: Floats) -> Floats:
     return np.asarray(np.logaddexp(0.0, x))
 
 
-def losses(case: Case, shared: Mapping[str, Any], personal: Floats, loss: str, key: Any) -> Floats:
-    """Each user's loss of one epoch at the given model, with the negatives that training draws, ``[C]``."""
+def logistic(case: Case, shared: Mapping[str, Any], personal: Floats, key: Key) -> Floats:
+    """Each user's logistic loss of one epoch at the given model, with the negatives that training draws, ``[C]``."""
     users, m = case.train, case.experiment.training.negatives
     table, bias = shared["table"].astype(np.float64), shared["bias"].astype(np.float64)
     owner, negative = draw_negatives(users, users.counts * m, key)
     s_neg = np.einsum("kd,kd->k", personal[owner], table[negative]) + bias[negative]
     s_pos = np.einsum("kd,kd->k", personal[users.user_of_event], table[users.items]) + bias[users.items]
-    if loss == "bce":
-        each = np.bincount(users.user_of_event, softplus(-s_pos), minlength=users.n_users)
-        return np.asarray(each + np.bincount(owner, softplus(s_neg), minlength=users.n_users))
-    raise AssertionError(loss)
+    each = np.bincount(users.user_of_event, softplus(-s_pos), minlength=users.n_users)
+    return np.asarray(each + np.bincount(owner, softplus(s_neg), minlength=users.n_users))
 
 
 @pytest.mark.parametrize("negatives", [1, 3])
@@ -62,7 +62,7 @@ def test_one_batch_is_a_step_down_the_logistic_loss(negatives: int) -> None:
         for sign in (1, -1):
             moved = {key: array.astype(np.float64) for key, array in shared.items()}
             moved[name][place] += sign * 1e-5
-            sides.append(losses(case, moved, personal, "bce", plan.key))
+            sides.append(logistic(case, moved, personal, plan.key))
         return np.asarray((sides[0] - sides[1]) / 2e-5)
 
     rng = np.random.default_rng(1)
@@ -72,7 +72,9 @@ def test_one_batch_is_a_step_down_the_logistic_loss(negatives: int) -> None:
             array[user] = delta[name].weighted_sum(np.eye(n)[user])
     for item in rng.choice(case.train.n_items, 15, replace=False):
         column = int(rng.integers(DIMENSION))
-        np.testing.assert_allclose(users["items"][:, item, column] / -1e-2, numerical("table", (item, column)), atol=1e-3)
+        np.testing.assert_allclose(
+            users["items"][:, item, column] / -1e-2, numerical("table", (item, column)), atol=1e-3
+        )
         np.testing.assert_allclose(users["bias"][:, item] / -1e-2, numerical("bias", (item,)), atol=1e-3)
 
 
@@ -109,7 +111,7 @@ def test_every_round_without_noise_lowers_the_loss(start: str) -> None:
     states = [state for _, state, _ in run(federation, case.train)] + [finished(federation, case.train)]
     values = [bpr(case, federation.model, state.shared) for state in states if "table" in state.shared]
     assert len(values) == 4
-    assert all(after < before for before, after in zip(values, values[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(values))
 
 
 def test_the_whole_delta_is_clipped_as_one_vector() -> None:

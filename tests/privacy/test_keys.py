@@ -28,5 +28,5 @@ def test_a_file_that_holds_no_key_is_refused_by_name(tmp_path: Path) -> None:
     signing_key(tmp_path)
     file = tmp_path / "keys" / "ledger.key"
     file.write_bytes(b"not a key")
-    with pytest.raises(LedgerError, match="ledger.key"):
+    with pytest.raises(LedgerError, match=r"ledger\.key"):
         signing_key(tmp_path)

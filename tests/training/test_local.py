@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -55,7 +56,7 @@ def dense(result: LocalResult) -> list[tuple[Floats, Floats, Floats]]:
     ]
 
 
-def assert_alike(found: list[tuple[Floats, ...]], wanted: list[tuple[Floats, ...]], atol: float) -> None:
+def assert_alike(found: Sequence[tuple[Floats, ...]], wanted: Sequence[tuple[Floats, ...]], atol: float) -> None:
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         for a, b in zip(one, other, strict=True):
@@ -66,7 +67,7 @@ def sigmoid(x: float) -> float:
     return float(1 / (1 + np.exp(-x)))
 
 
-def plain_loop(users: Interactions, config: TrainingConfig, loss: Loss, key: Key) -> list[tuple[Floats, ...]]:
+def plain_loop(users: Interactions, config: TrainingConfig, loss: Loss, key: Key) -> Sequence[tuple[Floats, ...]]:
     """Every user's training in plain Python and float64, from the same draws: the slow truth."""
     vectors, biases = shared(users.n_items)
     starts = personal(users.n_users)
@@ -240,7 +241,7 @@ def test_negatives_never_are_the_users_own_and_hit_everything_else() -> None:
     hit = np.zeros((users.n_users, 40), np.bool_)
     hit[user, item] = True
     # an item missing among 2000 draws from at most 40: below 1e-22 each, and there are below 2400
-    for position in np.flatnonzero(users.counts < 40):
+    for position in np.flatnonzero(users.counts < 40).tolist():
         np.testing.assert_array_equal(np.flatnonzero(~hit[position]), np.sort(users.user(position)))
 
 
