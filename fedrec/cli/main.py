@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -87,6 +88,7 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     _add_groups()
+    _end_in_order()
     warnings.simplefilter("always", PrivacyWarning)
     warnings.showwarning = _show_warning
     try:
@@ -105,6 +107,18 @@ def main() -> None:
         place = f" ({error.filename})" if error.filename else ""
         typer.echo(f"fedrec: {error.strerror or error}{place}.", err=True)
         sys.exit(1)
+
+
+def _end_in_order() -> None:
+    """Being asked to end, or losing the terminal, runs what ends the processes that a run has started."""
+
+    def end(number: int, frame: object) -> None:  # noqa: ARG001 - the signature of a signal's handler
+        sys.exit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, end)
 
 
 def _show_warning(

@@ -156,7 +156,10 @@ def _facts(privacy: Privacy, epsilon: float) -> tuple[tuple[str, str, str], ...]
     ]
     if privacy.noise_multiplier is not None:
         clip = "" if privacy.clip_norm is None else f", which is {privacy.clip_norm:g}"
-        noise = f"standard deviation of the noise in a sum, over the bound on one person's part of it{clip}"
+        noise = (
+            f"standard deviation of the noise in a round's sum, over the bound on one person's part of it{clip}; where "
+            "rounds spend unequal shares, that of as many equal rounds at the same cost"
+        )
         facts.append(("Noise multiplier", f"{privacy.noise_multiplier:.4g}", noise))
     if privacy.accountant:
         facts.append(("Accountant", privacy.accountant, "the method that adds up the rounds"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,10 +30,13 @@ def fedrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
     def run(*arguments: str | Path) -> Done:
         capsys.readouterr()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
         with monkeypatch.context() as patch, warnings.catch_warnings():
             patch.setattr(sys, "argv", ["fedrec", *(str(argument) for argument in arguments)])
             with pytest.raises(SystemExit) as stop:
                 main()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         written = capsys.readouterr()
         return Done(int(stop.value.code or 0), written.out, written.err)
 

@@ -26,8 +26,6 @@ from fedrec.reporting.folder import RunFolder
 Tiny = Callable[..., Experiment]
 Nodes = Callable[..., Any]
 """Makes a grid of nodes in this process."""
-Tamper = Callable[[Message, Message], list[Message]]
-"""From what a node was asked and what it answers to what it sends instead."""
 
 PLAIN = ("privacy.epsilon=none", "privacy.noise_multiplier=none")
 
@@ -133,6 +131,25 @@ def test_the_serverapp_writes_a_run_folder(tiny: Tiny, nodes: Nodes, tmp_path: P
     assert RunFolder.open(tmp_path / "run").finished
     serve(tiny(), nodes)
     assert RunFolder.open(home / "runs" / "tiny-1").finished
+
+
+def test_the_serverapp_resumes_to_the_identical_result(tiny: Tiny, nodes: Nodes, tmp_path: Path) -> None:
+    answers = 0
+
+    def interrupt(asked: Message, answer: Message) -> list[Message]:  # noqa: ARG001 - a Tamper's arguments
+        nonlocal answers
+        answers += 1
+        if answers == 4:  # the second node of the second round
+            raise KeyboardInterrupt
+        return [answer]
+
+    with pytest.raises(KeyboardInterrupt):
+        serve(tiny(), partial(nodes, tamper=interrupt), **{"output-dir": str(tmp_path / "run")})
+    assert not RunFolder.open(tmp_path / "run").finished
+    serve(tiny(), nodes, **{"output-dir": str(tmp_path / "run"), "resume": True})
+    serve(tiny(), nodes, **{"output-dir": str(tmp_path / "whole")})
+    for name in ("model.safetensors", "ledger.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
