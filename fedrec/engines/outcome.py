@@ -151,7 +151,9 @@ def unprotected(setting: Setting) -> list[str]:
     if setting.experiment.evaluation.baselines:
         listed.append("the baselines: private popularity is a release of its own, the model without privacy has none")
     listed += [f"what was derived from the interactions beforehand: {text}" for text in setting.data.filters]
-    listed.append("hyperparameters: the defaults were chosen on MovieLens-100K; that tuning and any of yours is not accounted")
+    listed.append(
+        "hyperparameters: the defaults were chosen on MovieLens-100K; that tuning and any of yours is not accounted"
+    )
     return listed
 
 

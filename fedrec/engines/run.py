@@ -21,7 +21,7 @@ from fedrec.evaluation.ranking import Scorer
 from fedrec.federation import checkpoint
 from fedrec.federation.round import Federation, State, make_federation
 from fedrec.models.base import Recommender, Shared
-from fedrec.privacy.ledger import Ledger, check_budget
+from fedrec.privacy.ledger import Ledger, check_budget, verify_chain
 from fedrec.privacy.mechanism import SEEDED
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
@@ -170,6 +170,10 @@ def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State
             "events are missing, so this run cannot be continued."
         )
     folder.truncate_rounds(state.round)
+    events = verify_chain(ledger.lines, ledger.path.name)
+    aborted = {(event["round"], event["attempt"]) for event in events if event["type"] == "abort"}
+    while (state.round + 1, state.attempt) in aborted:
+        state = setting.federation.failed(state)  # its noise was used: no attempt is answered twice
     return state
 
 

@@ -116,7 +116,7 @@ def spectral_factor(gram: F64, popularity: F64, rank: int, damping: float) -> tu
     scale = popularity**-0.5
     scaled = with_diagonal(gram, popularity) * scale[:, None] * scale[None]
     n = len(scaled)
-    values, vectors = eigsh(scaled, k=min(rank, n - 1), v0=np.ones(n))
+    values, vectors = eigsh(scaled, k=min(rank, n - 1), which="LA", v0=np.ones(n))
     values = np.maximum(values, 0)
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
     vectors = vectors * np.sign(largest)  # an eigenvector's sign is arbitrary: fixed, so that engines agree

@@ -68,10 +68,11 @@ def train(
         All at once equals one by one. Negatives are drawn uniformly from the items outside the user's own *training*
         items and know nothing of held-out ones. A user without positives, or with no negative left, contributes zero.
     """
-    blocks = [
-        _train_block(item_vectors, item_bias, personal[a:b], users.take(np.arange(a, b)), config, loss, key)
-        for a, b in _blocks(users.indptr)
-    ]
+    with np.errstate(over="ignore", invalid="ignore"):  # a user that diverges is rejected and counted by the clip
+        blocks = [
+            _train_block(item_vectors, item_bias, personal[a:b], users.take(np.arange(a, b)), config, loss, key)
+            for a, b in _blocks(users.indptr)
+        ]
     if len(blocks) == 1:
         return blocks[0]
     counts = np.concatenate([np.diff(block.items.indptr) for block in blocks])
@@ -138,7 +139,7 @@ def _train_block(
     slots, inverse = _number(np.concatenate([pos_code, neg_user * n_items + neg_item]), users.n_users * n_items)
     pos_slot, neg_slot = inverse[: len(pos_code)], inverse[len(pos_code) :]
     slot_user, slot_item = np.divmod(slots, n_items)
-    start_vectors, start_bias = item_vectors[slot_item], item_bias[slot_item]
+    start_vectors, start_bias = item_vectors.take(slot_item, axis=0), item_bias[slot_item]
     table = _Table(start_vectors.copy(), start_bias.copy(), personal.astype(np.float32, copy=True))
 
     trainable = users.counts * (users.counts < n_items)
@@ -155,9 +156,11 @@ def _train_block(
             table.step(active, counts, pos_slot[events], neg_slot[negatives], config, loss)
 
     indptr = np.concatenate([[0], np.cumsum(np.bincount(slot_user, minlength=users.n_users))])
+    np.subtract(table.vectors, start_vectors, out=table.vectors)
+    np.subtract(table.bias, start_bias, out=table.bias)
     return LocalResult(
-        Rows(indptr, slot_item, table.vectors - start_vectors, n_items),
-        Rows(indptr, slot_item, table.bias - start_bias, n_items),
+        Rows(indptr, slot_item, table.vectors, n_items),
+        Rows(indptr, slot_item, table.bias, n_items),
         table.personal,
     )
 
@@ -220,18 +223,18 @@ class _Table:
         g_user = g_pos[:, None] * v_pos + np.einsum("km,kmd->kd", g_neg, v_neg)
         starts = np.cumsum(counts) - counts
         g_user = np.add.reduceat(g_user, starts, axis=0)
-        g_rows = np.empty_like(rows)
-        np.multiply(g_pos[:, None], p, out=g_rows[: len(p)])
-        np.multiply(g_neg[:, :, None], p[:, None, :], out=g_rows[len(p) :].reshape(len(p), m, -1))
-        g_bias = np.concatenate([g_pos, g_neg.ravel()])
         if decay:
             g_user += decay * counts[:, None].astype(np.float32) * self.personal[active]
-            g_rows += decay * rows
-            g_bias += decay * self.bias[slots]
         self.personal[active] -= rate * g_user
-        g_rows *= -rate
-        _step_rows(self.vectors, slots, rows, g_rows)
-        np.subtract.at(self.bias, slots, rate * g_bias)
+        steps = np.empty_like(rows)
+        np.multiply(-rate * g_pos[:, None], p, out=steps[: len(p)])
+        np.multiply(-rate * g_neg[:, :, None], p[:, None, :], out=steps[len(p) :].reshape(len(p), m, -1))
+        bias_steps = -rate * np.concatenate([g_pos, g_neg.ravel()])
+        if decay:
+            steps -= rate * decay * rows
+            bias_steps -= rate * decay * self.bias[slots]
+        _step_rows(self.vectors, slots, rows, steps)
+        np.add.at(self.bias, slots, bias_steps)
 
 
 def _step_rows(table: F32, slots: Ints, rows: F32, steps: F32) -> None:

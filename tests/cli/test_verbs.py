@@ -74,8 +74,15 @@ def test_a_refused_budget_exits_with_3_and_keeps_what_was_done(fedrec: Fedrec, p
     assert done.code == 3
     refusal = done.err.splitlines()[-1]
     assert re.match(r"fedrec: Round 2 would bring epsilon to 2\.\d+, above the budget 2 at delta 1e-05; raise", refusal)
-    assert refusal.endswith("What was done is kept in run.")
+    assert refusal.endswith("The rounds done are kept in run.")
     assert len((place / "run" / "rounds.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_budget_that_allows_no_round_leaves_no_folder(fedrec: Fedrec, place: Path) -> None:
+    done = fedrec("simulate", "tiny.toml", "--set", "privacy.epsilon=0.5", "--out", "run")
+    assert done.code == 3
+    assert re.fullmatch(r"fedrec: Round 1 would bring epsilon to 1\.\d+, above the budget 0\.5 .*\.\n", done.err)
+    assert [path.name for path in place.iterdir()] == ["tiny.toml"]
 
 
 def test_compare_tells_two_runs_apart(fedrec: Fedrec, place: Path) -> None:

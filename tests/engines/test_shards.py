@@ -152,3 +152,22 @@ def test_a_round_that_fails_in_every_attempt_ends_the_run(tiny: Tiny, tmp_path: 
         )
     events = verify_chain((tmp_path / "run" / "ledger.jsonl").read_bytes().splitlines())
     assert [event["type"] for event in events[1:]] == ["reserve", "abort"] * 2
+
+
+def test_a_failed_attempt_is_not_repeated_by_a_resumed_run(tiny: Tiny, tmp_path: Path) -> None:
+    """Its noise was used once: a second sum under the same noise would give the difference away."""
+    experiment = tiny("federation.attempts=2", "privacy.noise_multiplier=50.0")
+    folder = partial(RunFolder.create, tmp_path / "run")
+    with pytest.raises(RoundFailedError):
+        simulate.start(experiment, folder, lambda setting: Flaky(setting, lambda _: True))
+    ledger = (tmp_path / "run" / "ledger.jsonl").read_bytes()
+    engines: list[Flaky] = []
+
+    def good(setting: Setting) -> Flaky:
+        engines.append(Flaky(setting, lambda _: False))
+        return engines[-1]
+
+    with pytest.raises(RoundFailedError, match="Round 1 failed 2 times"):
+        simulate.resume(experiment, RunFolder.open(tmp_path / "run"), good)
+    assert engines[0].sent == []
+    assert (tmp_path / "run" / "ledger.jsonl").read_bytes() == ledger
