@@ -1,3 +1,5 @@
 """fedrec: private federated recommenders whose privacy cost is counted and provable."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("fedrec")
