@@ -1,5 +1,3 @@
 """fedrec: private federated recommenders whose privacy cost is counted and provable."""
 
-from importlib.metadata import version
-
-__version__ = version("fedrec")
+__version__ = "0.1.0"

@@ -6,6 +6,8 @@ every other section stands here. In TOML, which has no null, ``"none"`` means no
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -86,7 +88,7 @@ class FederationConfig(Section):
         rounds: rounds of a trained model after its warm start; statistic models know theirs and ignore it.
         cohort: users asked in a round; none asks everyone.
         min_cohort: a round with fewer survivors is not opened (none: the whole cohort); noise shares are sized for it.
-        attempts: how often a failed round may be tried again, each time with fresh noise and a fresh charge.
+        attempts: how often a round may be tried in all, each time with fresh noise and a fresh charge.
         server_optimizer: what applies the mean update: ``sgd`` (with momentum), ``adam`` (Reddi et al. 2021).
         server_learning_rate: step of the server optimizer on the mean update of the cohort.
         server_momentum: momentum of ``sgd``.
@@ -105,7 +107,7 @@ class PrivacyConfig(Section):
     """The promise.
 
     Attributes:
-        epsilon: the budget of the whole run; none runs without privacy.
+        epsilon: the budget of the whole run; none runs without privacy, whatever else is set here.
         delta: the probability that the promise does not cover.
         noise_multiplier: noise of every round; none calibrates it so that the planned rounds spend the budget exactly.
         clip_norm: L2 norm to which a user's update is clipped (statistics have sensitivity 1 by construction).
@@ -113,9 +115,9 @@ class PrivacyConfig(Section):
         trust: who must be trusted: ``distributed``, ``local`` or ``central``.
     """
 
-    epsilon: float | None = Field(8.0, gt=0)
-    delta: float = Field(1e-5, gt=0, lt=1)
-    noise_multiplier: float | None = Field(None, gt=0)
+    epsilon: float | None = Field(8.0, gt=0, le=1000)
+    delta: float = Field(1e-5, ge=1e-30, lt=1)
+    noise_multiplier: float | None = Field(None, ge=1e-2, le=1e6)
     clip_norm: float = Field(1.0, gt=0)
     unit: Literal["user"] = "user"
     trust: Literal["distributed", "local", "central"] = "distributed"
@@ -171,6 +173,11 @@ class Experiment(Section):
         """The resolved experiment; ``parse`` of it gives an equal one."""
         return tomli_w.dumps(_without_null(self.model_dump(mode="json")))
 
+    def digest(self) -> str:
+        """What identifies an experiment: everything but its name and where it runs, SHA-256 in hex."""
+        values = self.model_dump(mode="json", exclude={"engine", "name"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
     def replaced(self, **sections: Mapping[str, Any]) -> Experiment:
         """A copy with some keys of some sections changed, checked anew."""
         raw = self.model_dump(mode="json")
@@ -193,10 +200,11 @@ def resolve(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         ConfigError: for an unknown key or a value out of range, naming the key and ``where`` it was read.
     """
     values = {key: _with_null(value) for key, value in raw.items()}
+    for section in (*_NAMED, "split", "engine"):
+        if isinstance(values.get(section), str):
+            values[section] = {"name": values[section]}
     for section, registry in _NAMED.items():
         given = values.get(section)
-        if isinstance(given, str):
-            given = {"name": given}
         if not isinstance(given, dict) or not isinstance(given.get("name"), str):
             raise ConfigError(f"{where}: [{section}] needs a 'name', one of: {', '.join(registry.names())}.")
         values[section] = _validate(registry.get(given["name"]).Config, given, where, section)

@@ -219,9 +219,9 @@ experiments = st.builds(
     ),
     st.fixed_dictionaries(
         {
-            "epsilon": st.none() | positive,
-            "delta": st.floats(1e-300, 0.5),
-            "noise_multiplier": st.none() | positive,
+            "epsilon": st.none() | st.floats(1e-6, 1000),
+            "delta": st.floats(1e-30, 0.5),
+            "noise_multiplier": st.none() | st.floats(1e-2, 1e6),
             "trust": st.sampled_from(["distributed", "local", "central"]),
         }
     ),

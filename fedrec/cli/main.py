@@ -101,6 +101,11 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("fedrec: interrupted.", err=True)
         sys.exit(130)
+    except MemoryError as error:
+        if debug:
+            raise
+        typer.echo(f"fedrec: not enough memory: {error}; lower the model's size or the cohort.", err=True)
+        sys.exit(1)
     except OSError as error:
         if debug:
             raise

@@ -11,7 +11,7 @@ import typer
 from fedrec.config import Experiment, load
 from fedrec.engines import simulate
 from fedrec.errors import BudgetExceededError, UsageError, did_you_mean
-from fedrec.reporting.folder import REPORT, RunFolder
+from fedrec.reporting.folder import EXPERIMENT, REPORT, RunFolder
 
 _ENGINES = ("fleet", "flower")
 
@@ -31,13 +31,15 @@ def run(
         raise UsageError(f"Unknown engine '{engine}'. {did_you_mean(engine, _ENGINES)}")
     folder = RunFolder.open(resume) if resume is not None else None
     loaded = load((experiment or "default") if folder is None else str(folder.root), overrides)
+    if folder is not None and engine not in (None, loaded.engine.name):
+        raise UsageError(f"--resume continues on the run's own engine, {loaded.engine.name}; leave --engine out.")
     if engine is not None:
         loaded = loaded.replaced(engine={"name": engine})
     place = _Place(loaded, out, folder)
     try:
         summary = _run(loaded, place)
     except KeyboardInterrupt:
-        if place.folder is not None:
+        if place.folder is not None and place.folder.has(EXPERIMENT):
             typer.echo(f"Interrupted. Continue with: fedrec simulate --resume {place.folder.root}", err=True)
         raise
     except BudgetExceededError as error:
@@ -79,7 +81,7 @@ def _run(experiment: Experiment, place: _Place) -> dict[str, Any]:
 
 
 def _say(summary: dict[str, Any], place: _Place) -> None:
-    """The headline, on stderr when stdout is for JSON readers anyway: people see both."""
+    """The headline, on stdout; with --json the summary follows as its last line."""
     privacy = summary["privacy"]
     promise = "no privacy"
     if privacy["epsilon"] is not None:

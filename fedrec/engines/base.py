@@ -18,12 +18,14 @@ class Collected:
         shards: usable shard sums, in the order of users.
         rejected: replies refused for wrong names, shapes or values, or that never came.
         up_bytes, down_bytes: what all clients together sent and received.
+        senders: who sent: users in the fleet, nodes on Flower, where a node answers for its whole shard.
     """
 
     shards: tuple[ShardSum, ...]
     rejected: int
     up_bytes: int
     down_bytes: int
+    senders: int
 
 
 class Engine(Protocol):

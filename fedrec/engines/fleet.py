@@ -36,6 +36,7 @@ class Fleet:
             rejected=shard.rejected,
             up_bytes=clients * plan.release.size * WIRE_BYTES,
             down_bytes=clients * model_bytes(shared),
+            senders=clients,
         )
 
 

@@ -27,7 +27,7 @@ import fedrec.errors
 from fedrec.config import Experiment
 from fedrec.engines.run import headline, prepare
 from fedrec.errors import FedrecError, MissingExtraError, RoundFailedError
-from fedrec.reporting.folder import RunFolder
+from fedrec.reporting.folder import EXPERIMENT, RunFolder
 from fedrec.reporting.progress import Progress
 
 _STARTUP_S, _STOP_S, _POLL_S = 60.0, 15.0, 0.5
@@ -50,6 +50,15 @@ def run_on_flower(experiment: Experiment, place: Callable[[], RunFolder], *, res
         raise MissingExtraError("The Flower engine", "simulation")
     rounds = prepare(experiment).federation.rounds
     folder = place()
+    try:
+        return _run_in(folder, experiment, rounds, resume=resume)
+    finally:
+        if not folder.has(EXPERIMENT):  # nothing came of it, so nothing is left to resume
+            with contextlib.suppress(OSError):
+                folder.root.rmdir()
+
+
+def _run_in(folder: RunFolder, experiment: Experiment, rounds: int, *, resume: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fedrec-flower-") as scratch:
         work = Path(scratch)
         failure = work / "failure.json"

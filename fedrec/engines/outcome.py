@@ -19,7 +19,7 @@ from fedrec.engines.run import Setting, scorer, train_quietly
 from fedrec.evaluation.ranking import block_of_scores
 from fedrec.federation.round import State, make_federation
 from fedrec.models.base import Recommender, Shared
-from fedrec.privacy.accounting import accountant_version, composed_mu
+from fedrec.privacy.accounting import accountant_version, composed_mu, pld_epsilon
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.mechanism import SEEDED
 from fedrec.randomness import Lane
@@ -31,17 +31,21 @@ def baselines(setting: Setting) -> dict[str, Any]:
     """Popularity under the same promise, and the same model without one; each reads the test split once, at the end."""
     experiment = setting.experiment
     chosen: dict[str, Experiment] = {}
+    sigmas = [mechanism.noise_multiplier for mechanism in setting.federation.mechanisms]
+    private = setting.federation.mechanisms[0].private
     if experiment.model.name != "popularity":
-        chosen["popularity"] = experiment.replaced(model={"name": "popularity"})
-    if setting.federation.mechanisms[0].private:
+        # One release at the cost of all the run's rounds together: the same epsilon, whatever fixed it.
+        noise = {"noise_multiplier": 1 / composed_mu(sigmas)} if private else {}
+        chosen["popularity"] = experiment.replaced(model={"name": "popularity"}, privacy=noise)
+    if private:
         chosen["non_private"] = experiment.replaced(privacy={"epsilon": None, "noise_multiplier": None})
     results = {}
     for name, other in chosen.items():
         federation = make_federation(other, setting.data.catalogue, setting.data.n_users)
         state = train_quietly(federation, Fleet(federation.model, setting.split.train))
         measured = measure(setting, federation.model, state.shared, name)
-        private = federation.mechanisms[0].private
-        results[name] = {"epsilon": experiment.privacy.epsilon if private else None, **measured}
+        own = [mechanism.noise_multiplier for mechanism in federation.mechanisms if mechanism.private]
+        results[name] = {"epsilon": pld_epsilon(own, other.privacy.delta) if own else None, **measured}
     return results
 
 
@@ -78,7 +82,7 @@ def summarise(
     measured = measure(setting, federation.model, state.shared, "run")
     train_s = sum(line["seconds"] for line in lines)
     clients = sum(line["cohort"] for line in lines)
-    asked = federation.cohort_size * len(lines)
+    senders = sum(line["senders"] for line in lines)
     final = model_bytes(state.shared)
     up, down = sum(line["up_bytes"] for line in lines), sum(line["down_bytes"] for line in lines)
     return {
@@ -97,9 +101,9 @@ def summarise(
         "metrics": measured,
         "baselines": baselines(setting) if experiment.evaluation.baselines else {},
         "communication": {
-            # Of a client that takes part in every round and fetches the final model.
-            "up_bytes_per_client": round(up / asked * len(lines)),
-            "down_bytes_per_client": round(down / asked * len(lines)) + final,
+            # Of a sender (a user, or on Flower a node) that takes part in every round and fetches the final model.
+            "up_bytes_per_client": round(up / senders * len(lines)),
+            "down_bytes_per_client": round(down / senders * len(lines)) + final,
             "total_bytes": up + down + final * data.n_users,
         },
         "time": {"wall_s": wall_s, "train_s": train_s, "clients_per_s": clients / train_s if train_s else None},

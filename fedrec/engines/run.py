@@ -15,7 +15,15 @@ from fedrec.data import source
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import Split, split
 from fedrec.engines.base import Engine
-from fedrec.errors import ContributionError, LedgerError, PrivacyWarning, RoundFailedError
+from fedrec.errors import (
+    BudgetExceededError,
+    ContributionError,
+    FedrecError,
+    LedgerError,
+    PrivacyWarning,
+    RoundFailedError,
+    RunFolderError,
+)
 from fedrec.evaluation.protocol import Evaluator
 from fedrec.evaluation.ranking import Scorer
 from fedrec.federation import checkpoint
@@ -82,7 +90,7 @@ def open_ledger(setting: Setting, folder: RunFolder) -> Ledger:
     return Ledger(
         folder.path(names.LEDGER),
         {
-            "experiment": checkpoint.digest(setting.experiment),
+            "experiment": setting.experiment.digest(),
             "unit": mechanism.unit,
             "adjacency": mechanism.adjacency,
             "trust": mechanism.trust,
@@ -104,21 +112,29 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
     federation = setting.federation
     state = _continue_from(setting, folder, ledger)
     progress.start(federation.rounds, state.round)
+    failure: FedrecError | None = None
     while state.round < federation.rounds:
         began = time.perf_counter()
         plan = federation.plan(state.round + 1, state.attempt)
         if plan.mechanism.private:
-            ledger.reserve(plan.round, plan.attempt, plan.event())
+            try:
+                ledger.reserve(plan.round, plan.attempt, plan.event())
+            except BudgetExceededError as error:
+                if failure is None:
+                    raise
+                raise BudgetExceededError(f"{failure} Trying again is a new charge. {error}") from failure
         collected = engine.collect(plan, state.shared)
         survivors = sum(shard.n_users for shard in collected.shards)
         try:
             after = federation.finish(state, plan, collected.shards)
-        except (RoundFailedError, ContributionError):
+        except (RoundFailedError, ContributionError) as error:
+            failure = error
             if plan.mechanism.private:
                 ledger.close(plan.round, plan.attempt, "abort", survivors)
             state = federation.failed(state)
             folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
             continue
+        failure = None
         seconds = time.perf_counter() - began
         if plan.mechanism.private:
             ledger.close(plan.round, plan.attempt, "commit", survivors)
@@ -136,6 +152,7 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
                 "seconds": seconds,
                 "up_bytes": collected.up_bytes,
                 "down_bytes": collected.down_bytes,
+                "senders": collected.senders,
                 "noise_multiplier": plan.mechanism.noise_multiplier,
                 "epsilon": epsilon,
                 "metrics": metrics,
@@ -159,6 +176,10 @@ def train_quietly(federation: Federation, engine: Engine) -> State:
 def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State:
     """The checkpoint's state with the records brought in line with it, or a fresh start."""
     if not folder.has(names.CHECKPOINT):
+        if folder.rounds() or ledger.noise_multipliers():
+            raise RunFolderError(
+                f"'{folder.root}' has lost its {names.CHECKPOINT}; start the run again in a new folder."
+            )
         state = setting.federation.start()
         folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
         return state

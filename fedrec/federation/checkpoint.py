@@ -17,12 +17,6 @@ from fedrec.federation.round import State
 _SHARED, _MEMORY = "shared/", "memory/"
 
 
-def digest(experiment: Experiment) -> str:
-    """What identifies an experiment: everything but where it runs and its name."""
-    values = experiment.model_dump(mode="json", exclude={"engine", "name"})
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
 def dump(state: State, experiment: Experiment, ledger_size: int) -> bytes:
     """A state as safetensors; ``ledger_size`` lines of the ledger belong to it."""
     from safetensors.numpy import save
@@ -33,7 +27,7 @@ def dump(state: State, experiment: Experiment, ledger_size: int) -> bytes:
     metadata = {
         "round": str(state.round),
         "attempt": str(state.attempt),
-        "experiment": digest(experiment),
+        "experiment": experiment.digest(),
         "ledger_size": str(ledger_size),
     }
     return bytes(save(arrays, metadata={**metadata, "content": _content(arrays, metadata)}))
@@ -56,7 +50,7 @@ def load(data: bytes, experiment: Experiment, where: str) -> tuple[State, int]:
         round_, attempt, size = int(header["round"]), int(header["attempt"]), int(header["ledger_size"])
     except (SafetensorError, ValueError, KeyError) as error:
         raise RunFolderError(f"'{where}' is damaged ({error}); start the run again in a new folder.") from error
-    if header["experiment"] != digest(experiment):
+    if header["experiment"] != experiment.digest():
         raise RunFolderError(f"'{where}' belongs to another experiment than the experiment.toml beside it.")
     groups = {
         prefix: {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

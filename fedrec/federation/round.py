@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,13 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One attempt at a round: who, what, under which mechanism. Its key draws everything that the attempt draws."""
+    """One attempt at a round: who, what, under which mechanism.
+
+    Attributes:
+        key: draws everything that the attempt draws but the noise.
+        noise_key: draws the noise; it hangs on the whole experiment, so that two releases never share their noise
+            because they share a seed.
+    """
 
     round: int
     attempt: int
@@ -53,6 +60,7 @@ class Plan:
     mechanism: Mechanism
     cohort: Cohort
     key: Key
+    noise_key: Key
 
     def event(self) -> dict[str, Any]:
         """What the ledger records of it."""
@@ -96,6 +104,11 @@ class Federation:
     def key(self) -> Key:
         return Key(self.experiment.seed)
 
+    @cached_property
+    def noise_seed(self) -> int:
+        """Seeds the noise: 64 bits of the experiment's digest, in which its seed is one value among all."""
+        return int(self.experiment.digest()[:16], 16)
+
     @property
     def cohort_size(self) -> int:
         return self.experiment.federation.cohort or self.population
@@ -108,7 +121,8 @@ class Federation:
         """An attempt at a round, from 1; the same numbers give the same plan on a server and on every client."""
         key = self.key.at(round_, attempt)
         cohort = choose(self.population, self.experiment.federation.cohort, key)
-        return Plan(round_, attempt, self.releases[round_ - 1], self.mechanisms[round_ - 1], cohort, key)
+        noise = Key(self.noise_seed, round_, attempt)
+        return Plan(round_, attempt, self.releases[round_ - 1], self.mechanisms[round_ - 1], cohort, key, noise)
 
     def finish(self, state: State, plan: Plan, shards: Sequence[ShardSum]) -> State:
         """The state after a round: check the sum, undo the scaling, apply.
@@ -131,7 +145,7 @@ class Federation:
         std = plan.mechanism.total_std(total.n_users)
         arrays: Mapping[str, Any] = total.arrays
         if plan.mechanism.trust == "central":
-            arrays = add_noise(arrays, plan.release, std, plan.key, SERVER_PART)
+            arrays = add_noise(arrays, plan.release, std, plan.noise_key, SERVER_PART)
         scales = {component.name: component.scale for component in plan.release.components}
         arrays = {name: array / scales[name] for name, array in arrays.items()}
         noise = {name: std / scale for name, scale in scales.items()}
@@ -184,7 +198,7 @@ def client_round(model: Recommender, shared: Shared, users: Interactions, plan: 
         contribution = model.contribute(shared, block, plan.release, plan.key)
         sums.append(clip_and_sum(contribution, plan.release, plan.mechanism))
     total = add_up(sums, plan.release) if len(sums) > 1 else sums[0]
-    noised = add_noise(total.arrays, plan.release, plan.mechanism.share_std(total.n_users), plan.key, part)
+    noised = add_noise(total.arrays, plan.release, plan.mechanism.share_std(total.n_users), plan.noise_key, part)
     return replace(total, arrays=noised)
 
 
@@ -223,8 +237,8 @@ def noise_multipliers(experiment: Experiment, shares: Sequence[float]) -> list[f
     the whole run costs the same.
     """
     privacy = experiment.privacy
+    if privacy.epsilon is None:
+        return [0.0] * len(shares)
     if privacy.noise_multiplier is not None:
         return [privacy.noise_multiplier / math.sqrt(len(shares) * share) for share in shares]
-    if privacy.epsilon is not None:
-        return accounting.calibrate(privacy.epsilon, privacy.delta, shares)
-    return [0.0] * len(shares)
+    return accounting.calibrate(privacy.epsilon, privacy.delta, shares)

@@ -38,10 +38,12 @@ def train(message: Message, context: Context) -> Message:
     round_ = packet.number("round")
     if not 1 <= round_ <= federation.rounds:
         raise ContributionError(f"Round {round_} is not among the experiment's {federation.rounds} rounds.")
-    plan = federation.plan(round_, packet.number("attempt"))
+    attempt = packet.number("attempt")
+    plan = federation.plan(round_, attempt)
     users = partition_of(plan.cohort, partition, partitions, federation.population)
     shard = client_round(federation.model, packet.arrays, setting.split.train.take(users), plan, partition)
-    answer = {"partition": partition, "round": round_, "users": shard.n_users, "rejected": shard.rejected}
+    counts = {"users": shard.n_users, "rejected": shard.rejected}
+    answer = {"partition": partition, "round": round_, "attempt": attempt, **counts}
     return Message(encode({name: np.asarray(array) for name, array in shard.arrays.items()}, answer), reply_to=message)
 
 

@@ -84,7 +84,7 @@ class FederationStrategy(Strategy):
         silent = len(messages) - len(self._answered)
         rejected = silent + self._refused + sum(shard.rejected for shard in self._shards)
         up = sum(array.nbytes for shard in self._shards for array in shard.arrays.values())
-        return Collected(self._shards, rejected, up, len(messages) * model_bytes(shared))
+        return Collected(self._shards, rejected, up, len(messages) * model_bytes(shared), len(messages))
 
     def configure_train(
         self,
@@ -148,8 +148,8 @@ class FederationStrategy(Strategy):
     def _checked(self, reply: Message) -> tuple[int, ShardSum]:
         packet = decode(reply)
         partition, plan = packet.number("partition"), self._plan
-        if plan is None or packet.number("round") != plan.round:
-            raise ContributionError("the reply is of another round")
+        if plan is None or (packet.number("round"), packet.number("attempt")) != (plan.round, plan.attempt):
+            raise ContributionError("the reply is of another attempt")
         if not 0 <= partition < len(self._nodes) or self._nodes[partition] != reply.metadata.src_node_id:
             raise ContributionError(f"the sender does not hold partition {partition}")
         plan.release.check(packet.arrays)

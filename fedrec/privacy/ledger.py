@@ -118,11 +118,15 @@ class Ledger:
     def _append(self, event: Event) -> None:
         """Write one line and wait until it is on the disk: a charge must survive a crash."""
         line = canonical_json({**event, "prev": self.head() if self._lines else GENESIS})
-        with self.path.open("ab") as file:
-            file.truncate(self._size)  # cuts a line that a crash left half-written
-            file.write(line + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("ab") as file:
+                file.truncate(self._size)  # cuts a line that a crash left half-written
+                file.write(line + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise LedgerError(f"Cannot write '{self.path}': {reason}; free some space and try again.") from error
         self._size += len(line) + 1
         self._lines.append(line)
         self._events.append(json.loads(line))

@@ -9,7 +9,7 @@ import pytest
 
 from fedrec.config import Experiment, resolve
 from fedrec.errors import RunFolderError
-from fedrec.federation.checkpoint import digest, dump, load
+from fedrec.federation.checkpoint import dump, load
 from fedrec.federation.round import State
 
 
@@ -80,5 +80,5 @@ def test_another_experiments_checkpoint_is_refused(other: dict[str, Any]) -> Non
 
 def test_where_it_runs_and_its_name_do_not_make_another_experiment() -> None:
     same = experiment(name="renamed", engine={"name": "flower", "nodes": 2})
-    assert digest(same) == digest(experiment())
+    assert same.digest() == experiment().digest()
     assert load(dump(state(), experiment(), 9), same, "state")[0].round == 3

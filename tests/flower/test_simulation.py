@@ -164,7 +164,6 @@ def flwr(environment: Mapping[str, str], folder: Path, *arguments: str) -> dict[
     return answer
 
 
-@pytest.mark.xfail(strict=True, reason="Flower wants project.version, and pyproject.toml has a dynamic one")
 def test_flwr_run_in_a_checkout_gives_the_same_model(private: Path, tmp_path: Path) -> None:
     before = checkout(tmp_path / "checkout")
     experiment = (private / "experiment.toml").read_text()
