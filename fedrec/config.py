@@ -115,8 +115,8 @@ class PrivacyConfig(Section):
         trust: who must be trusted: ``distributed``, ``local`` or ``central``.
     """
 
-    epsilon: float | None = Field(8.0, gt=0, le=1000)
-    delta: float = Field(1e-5, ge=1e-30, lt=1)
+    epsilon: float | None = Field(8.0, gt=0, le=100)
+    delta: float = Field(1e-5, gt=0, lt=1)
     noise_multiplier: float | None = Field(None, ge=1e-2, le=1e6)
     clip_norm: float = Field(1.0, gt=0)
     unit: Literal["user"] = "user"
@@ -167,6 +167,8 @@ class Experiment(Section):
         cohort, least = self.federation.cohort, self.federation.min_cohort
         if cohort is not None and least is not None and least > cohort:
             raise ValueError(f"federation.min_cohort = {least} is above federation.cohort = {cohort}")
+        if self.privacy.delta < 1e-30:
+            raise ValueError(f"privacy.delta = {self.privacy.delta:g} is below 1e-30, which no accountant resolves")
         return self
 
     def to_toml(self) -> str:

@@ -54,7 +54,7 @@ class Case:
 
     def federation(self, **privacy: Any) -> Federation:
         """The federation, without privacy or with these keys of ``[privacy]``; given noise has budget enough."""
-        privacy = {"epsilon": 1000.0, **privacy} if "noise_multiplier" in privacy else privacy
+        privacy = {"epsilon": 100.0, **privacy} if privacy.get("noise_multiplier") else privacy
         return make_federation(self.experiment.replaced(privacy=privacy), self.train.catalogue, self.train.n_users)
 
     @cached_property

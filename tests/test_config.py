@@ -219,7 +219,7 @@ experiments = st.builds(
     ),
     st.fixed_dictionaries(
         {
-            "epsilon": st.none() | st.floats(1e-6, 1000),
+            "epsilon": st.none() | st.floats(1e-6, 100),
             "delta": st.floats(1e-30, 0.5),
             "noise_multiplier": st.none() | st.floats(1e-2, 1e6),
             "trust": st.sampled_from(["distributed", "local", "central"]),

@@ -84,7 +84,7 @@ def noise_of(tiny: Tiny, *overrides: str, nodes: int = 4) -> tuple[npt.NDArray[n
     [("distributed", 3 * (20 / 80) ** 0.5, 3.0), ("local", 3 * 20**0.5, 3 * 80**0.5), ("central", 0.0, 3.0)],
 )
 def test_the_released_sum_carries_the_promised_noise(tiny: Tiny, trust: str, shard_std: float, sum_std: float) -> None:
-    noise, shards = noise_of(tiny, f"privacy.trust={trust}", "privacy.noise_multiplier=3.0", "privacy.epsilon=1000")
+    noise, shards = noise_of(tiny, f"privacy.trust={trust}", "privacy.noise_multiplier=3.0", "privacy.epsilon=100")
     assert noise.std() == pytest.approx(sum_std, rel=0.08)
     assert abs(noise.mean()) < 5 * sum_std / 2000**0.5
     for shard in shards:

@@ -113,7 +113,7 @@ def holding(array: np.ndarray[Any, Any], value: float) -> np.ndarray[Any, Any]:
         (changed(users=20.0), "the message's 'users' is 20.0, not an integer"),
         (changed(rejected=-1), "partition 2 speaks for 20 users"),
         (changed(rejected=21), "partition 2 speaks for 20 users"),
-        (changed(round=2), "the reply is of another round"),
+        (changed(round=2), "the reply is of another attempt"),
         (changed(partition=1), "the sender does not hold partition 1"),
         (changed(partition=4), "the sender does not hold partition 4"),
         (changed(partition=-2), "the sender does not hold partition -2"),
