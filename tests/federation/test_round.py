@@ -16,6 +16,7 @@ from fedrec.federation import round as rounds
 from fedrec.federation.round import client_round, make_federation, noise_multipliers, partition_of
 from fedrec.privacy.accounting import composed_mu
 from fedrec.privacy.mechanism import ShardSum, add_up, clip_and_sum
+from fedrec.randomness import Lane
 from tests.cases import Case, flat
 
 MF = {"name": "mf", "start": "random", "dimension": 4}
@@ -212,3 +213,11 @@ def test_everything_resolved_is_pure() -> None:
     first, second = (make_federation(experiment, one.train.catalogue, 100) for _ in range(2))
     assert (first.releases, first.mechanisms) == (second.releases, second.mechanisms)
     np.testing.assert_array_equal(first.start().shared["table"], second.start().shared["table"])
+
+
+def test_releases_that_share_a_seed_do_not_share_their_noise() -> None:
+    """Else the noise would cancel between two released sums. Fails by chance once in 500,000 runs."""
+    one = case()
+    keys = [one.federation(noise_multiplier=noise).plan(1).noise_key for noise in (1.0, 2.0)]
+    first, second = (key.generator(Lane.NOISE).standard_normal(20_000) for key in keys)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4.9 / math.sqrt(20_000)
