@@ -184,14 +184,15 @@ class Experiment(Section):
         """A copy with some keys of some sections changed, checked anew."""
         raw = self.model_dump(mode="json")
         for section, values in sections.items():
-            other = values.get("name", raw[section].get("name")) != raw[section].get("name")
-            raw[section] = dict(values) if other else {**raw[section], **values}  # options go with their name
+            raw[section] = _merged(section, raw[section], values)
         return resolve(raw)
 
 
 T = TypeVar("T", bound=BaseModel)
 
 _NAMED: dict[str, Registry[Any]] = {"data": SOURCES, "model": MODELS}
+_SHORT = (*_NAMED, "split", "engine")
+"""Sections that may be written as their name alone."""
 
 
 def resolve(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
@@ -202,7 +203,7 @@ def resolve(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         ConfigError: for an unknown key or a value out of range, naming the key and ``where`` it was read.
     """
     values = {key: _with_null(value) for key, value in raw.items()}
-    for section in (*_NAMED, "split", "engine"):
+    for section in _SHORT:
         if isinstance(values.get(section), str):
             values[section] = {"name": values[section]}
     for section, registry in _NAMED.items():
@@ -271,14 +272,21 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: '{key}' is not a section.")
     known = target.get(keys[-1])
     if isinstance(known, dict) and not isinstance(value, dict):
-        if keys[-1] not in _NAMED and keys[-1] not in ("split", "engine"):
+        if keys[-1] not in _SHORT:
             raise ConfigError(
                 f"--set {override}: '{keys[-1]}' is a section; set one of its keys, {keys[-1]}.KEY=VALUE."
             )
-        value = known if known.get("name") == value else {"name": value}
-    elif keys[-1] == "name" and known is not None and known != value:
-        target.clear()  # another model's or source's options do not carry over
+        value = _merged(keys[-1], known, {"name": value})
+    elif keys[1:] == ["name"]:
+        raw[keys[0]] = target = _merged(keys[0], target, {"name": value})
     target[keys[-1]] = value
+
+
+def _merged(section: str, known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with some keys changed; another model's or source's options do not carry over."""
+    if section in _NAMED and values.get("name", known.get("name")) != known.get("name"):
+        return dict(values)
+    return {**known, **values}
 
 
 def _validate(model: type[T], values: Mapping[str, Any], where: str, section: str) -> T:

@@ -120,6 +120,13 @@ def test_another_models_options_do_not_carry_over(form: str) -> None:
     assert later.model.model_dump()["rank"] == 5
 
 
+@pytest.mark.parametrize("form", ["engine=flower", "engine.name=flower"])
+def test_an_engines_options_stay_when_its_name_changes(form: str) -> None:
+    changed = parse(TEXT, overrides=["engine.nodes=2", form])
+    assert (changed.engine.name, changed.engine.nodes) == ("flower", 2)
+    assert parse(TEXT, overrides=["engine.nodes=2"]).replaced(engine={"name": "flower"}) == changed
+
+
 @pytest.mark.parametrize("form", ["model=mf", "model.name=mf"])
 def test_the_same_model_keeps_its_options(form: str) -> None:
     assert parse(TEXT, overrides=[form]) == parse(TEXT)
