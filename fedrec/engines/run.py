@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,9 @@ from fedrec.errors import (
 from fedrec.evaluation.protocol import Evaluator
 from fedrec.evaluation.ranking import Scorer
 from fedrec.federation import checkpoint
-from fedrec.federation.round import Federation, State, make_federation
+from fedrec.federation.round import Federation, Plan, State, make_federation
 from fedrec.models.base import Recommender, Shared
-from fedrec.privacy.ledger import Ledger, check_budget, verify_chain
+from fedrec.privacy.ledger import Ledger, check_budget
 from fedrec.privacy.mechanism import SEEDED
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
@@ -38,40 +39,54 @@ from fedrec.reporting.progress import Progress
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """An experiment with its data loaded, checked before anything is written."""
+    """An experiment with its data."""
 
     experiment: Experiment
     data: Interactions
     split: Split
     federation: Federation
-    evaluator: Evaluator
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """What measures a model; a client never needs it."""
+        negatives = source.published_negatives(self.experiment.data, self.data)
+        return Evaluator(self.split, self.experiment.evaluation, self.federation.key, negatives)
+
+
+def load_setting(experiment: Experiment) -> Setting:
+    """Load and split: all that a client needs.
+
+    Raises:
+        DataError: the data cannot be read, or nothing of it can be held out.
+        ConfigError: the experiment does not fit the data.
+    """
+    data = source.load(experiment.data)
+    federation = make_federation(experiment, data.catalogue, data.n_users)
+    return Setting(experiment, data, split(data, experiment.split, federation.key), federation)
 
 
 def prepare(experiment: Experiment) -> Setting:
-    """Load, split and check.
+    """Load, split and check everything that can be wrong before anything is written.
 
     Raises:
         DataError: the data cannot be read, or nothing of it can be held out.
         ConfigError: the experiment does not fit the data.
         BudgetExceededError: not even the first round fits the budget.
     """
-    data = source.load(experiment.data)
-    federation = make_federation(experiment, data.catalogue, data.n_users)
-    parts = split(data, experiment.split, federation.key)
-    privacy = experiment.privacy
-    first = federation.mechanisms[0]
+    setting = load_setting(experiment)
+    privacy, n_users = experiment.privacy, setting.data.n_users
+    first = setting.federation.mechanisms[0]
     if first.private:
         check_budget(1, [first.noise_multiplier], privacy.epsilon, privacy.delta)
-    if first.private and privacy.delta >= 1 / data.n_users:
+    if first.private and privacy.delta >= 1 / n_users:
         warnings.warn(
-            f"privacy.delta = {privacy.delta:g} is not below 1/users = {1 / data.n_users:.2g}: at that delta the "
+            f"privacy.delta = {privacy.delta:g} is not below 1/users = {1 / n_users:.2g}: at that delta the "
             "promise may fail for one whole user; lower it.",
             PrivacyWarning,
             stacklevel=2,
         )
-    negatives = source.published_negatives(experiment.data, data)
-    evaluator = Evaluator(parts, experiment.evaluation, federation.key, negatives)
-    return Setting(experiment, data, parts, federation, evaluator)
+    _ = setting.evaluator  # built now, because it refuses data on which nothing can be measured
+    return setting
 
 
 def scorer(model: Recommender, shared: Shared) -> Scorer:
@@ -116,28 +131,20 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
     while state.round < federation.rounds:
         began = time.perf_counter()
         plan = federation.plan(state.round + 1, state.attempt)
-        if plan.mechanism.private:
-            try:
-                ledger.reserve(plan.round, plan.attempt, plan.event())
-            except BudgetExceededError as error:
-                if failure is None:
-                    raise
-                raise BudgetExceededError(f"{failure} Trying again is a new charge. {error}") from failure
+        _reserve(ledger, plan, failure)
         collected = engine.collect(plan, state.shared)
         survivors = sum(shard.n_users for shard in collected.shards)
         try:
             after = federation.finish(state, plan, collected.shards)
         except (RoundFailedError, ContributionError) as error:
             failure = error
-            if plan.mechanism.private:
-                ledger.close(plan.round, plan.attempt, "abort", survivors)
+            _close(ledger, plan, "abort", survivors)
             state = federation.failed(state)
-            folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
+            _save(setting, folder, ledger, state)
             continue
         failure = None
         seconds = time.perf_counter() - began
-        if plan.mechanism.private:
-            ledger.close(plan.round, plan.attempt, "commit", survivors)
+        _close(ledger, plan, "commit", survivors)
         due = plan.round % setting.experiment.evaluation.every == 0 or plan.round == federation.rounds
         metrics = setting.evaluator.validation(scorer(federation.model, after.shared), quick=True) if due else None
         epsilon = ledger.spent() if plan.mechanism.private else None
@@ -159,9 +166,26 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
             }
         )
         state = after
-        folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
+        _save(setting, folder, ledger, state)
         progress.update(plan.round, headline(metrics), epsilon, ledger.budget)
     return state
+
+
+def _reserve(ledger: Ledger, plan: Plan, failure: FedrecError | None) -> None:
+    """Charge an attempt; a refused retry says what made it one."""
+    if not plan.mechanism.private:
+        return
+    try:
+        ledger.reserve(plan.round, plan.attempt, plan.event())
+    except BudgetExceededError as error:
+        if failure is None:
+            raise
+        raise BudgetExceededError(f"{failure} Trying again is a new charge. {error}") from failure
+
+
+def _close(ledger: Ledger, plan: Plan, outcome: str, survivors: int) -> None:
+    if plan.mechanism.private:
+        ledger.close(plan.round, plan.attempt, outcome, survivors)
 
 
 def train_quietly(federation: Federation, engine: Engine) -> State:
@@ -181,7 +205,7 @@ def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State
                 f"'{folder.root}' has lost its {names.CHECKPOINT}; start the run again in a new folder."
             )
         state = setting.federation.start()
-        folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
+        _save(setting, folder, ledger, state)
         return state
     where = str(folder.path(names.CHECKPOINT))
     state, ledger_size = checkpoint.load(folder.read_bytes(names.CHECKPOINT), setting.experiment, where)
@@ -191,11 +215,13 @@ def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State
             "events are missing, so this run cannot be continued."
         )
     folder.truncate_rounds(state.round)
-    events = verify_chain(ledger.lines, ledger.path.name)
-    aborted = {(event["round"], event["attempt"]) for event in events if event["type"] == "abort"}
-    while (state.round + 1, state.attempt) in aborted:
-        state = setting.federation.failed(state)  # its noise was used: no attempt is answered twice
+    while ledger.aborted(state.round + 1, state.attempt):
+        state = setting.federation.failed(state)
     return state
+
+
+def _save(setting: Setting, folder: RunFolder, ledger: Ledger, state: State) -> None:
+    folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
 
 
 def headline(metrics: dict[str, Any] | None) -> float | None:

@@ -109,10 +109,6 @@ class Federation:
         """Seeds the noise: 64 bits of the experiment's digest, in which its seed is one value among all."""
         return int(self.experiment.digest()[:16], 16)
 
-    @property
-    def cohort_size(self) -> int:
-        return self.experiment.federation.cohort or self.population
-
     def start(self) -> State:
         """The state before the first round."""
         return State(0, 0, self.model.init(self.catalogue, self.key), {})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrec.config import named_or_text
-from fedrec.engines.run import Setting, prepare
+from fedrec.engines.run import Setting, load_setting
 from fedrec.errors import ContributionError
 from fedrec.federation.round import client_round, partition_of
 from fedrec.flower.codec import decode, encode
@@ -44,7 +43,7 @@ def train(message: Message, context: Context) -> Message:
     shard = client_round(federation.model, packet.arrays, setting.split.train.take(users), plan, partition)
     counts = {"users": shard.n_users, "rejected": shard.rejected}
     answer = {"partition": partition, "round": round_, "attempt": attempt, **counts}
-    return Message(encode({name: np.asarray(array) for name, array in shard.arrays.items()}, answer), reply_to=message)
+    return Message(encode(shard.arrays, answer), reply_to=message)
 
 
 def _place(context: Context) -> tuple[int, int]:
@@ -55,4 +54,4 @@ def _place(context: Context) -> tuple[int, int]:
 @lru_cache(maxsize=1)
 def _setting(experiment: str) -> Setting:
     """The experiment with its data: once a process, not once a message."""
-    return prepare(named_or_text(experiment))
+    return load_setting(named_or_text(experiment))

@@ -44,8 +44,17 @@ class Packet:
 
 def encode(arrays: Mapping[str, npt.NDArray[Any]], config: Mapping[str, Value]) -> RecordDict:
     """Pack arrays and flat values into a message's content."""
-    record = ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()})
-    return RecordDict({_ARRAYS: record, _CONFIG: ConfigRecord({"protocol": PROTOCOL, **config})})
+    return with_config(record(arrays), config)
+
+
+def record(arrays: Mapping[str, npt.NDArray[Any]]) -> ArrayRecord:
+    """Arrays as Flower carries them."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+
+def with_config(arrays: ArrayRecord, config: Mapping[str, Value]) -> RecordDict:
+    """A message's content from packed arrays and flat values."""
+    return RecordDict({_ARRAYS: arrays, _CONFIG: ConfigRecord({"protocol": PROTOCOL, **config})})
 
 
 def decode(message: Message) -> Packet:
@@ -63,8 +72,8 @@ def decode(message: Message) -> Packet:
     if config is None or config.get("protocol") != PROTOCOL:
         spoken = None if config is None else config.get("protocol")
         raise ContributionError(f"the message speaks protocol {spoken!r}, not {PROTOCOL}; install the same fedrec")
-    record = message.content.array_records.get(_ARRAYS, ArrayRecord())
-    return Packet({name: _array(name, array) for name, array in record.items()}, dict(config))
+    arrays = message.content.array_records.get(_ARRAYS, ArrayRecord())
+    return Packet({name: _array(name, array) for name, array in arrays.items()}, dict(config))
 
 
 def _array(name: str, array: Array) -> npt.NDArray[Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from logging import WARNING, getLogger
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -17,7 +17,7 @@ from fedrec.engines.run import Setting
 from fedrec.errors import ContributionError
 from fedrec.federation.round import Federation, Plan, partition_of
 from fedrec.flower import transport
-from fedrec.flower.codec import decode, encode
+from fedrec.flower.codec import decode, record, with_config
 from fedrec.models.base import Shared
 from fedrec.privacy.mechanism import ShardSum
 
@@ -77,8 +77,8 @@ class FederationStrategy(Strategy):
         if self._grid is None:
             raise ContributionError("The strategy was not started; call start(grid, …).")
         self._plan = plan
-        arrays = ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in shared.items()})
-        messages = list(self.configure_train(plan.round, arrays, ConfigRecord({"attempt": plan.attempt}), self._grid))
+        attempt = ConfigRecord({"attempt": plan.attempt})
+        messages = list(self.configure_train(plan.round, record(shared), attempt, self._grid))
         replies = transport.exchange(self._grid, messages, ROUND_TIMEOUT_S)
         self.aggregate_train(plan.round, replies)
         silent = len(messages) - len(self._answered)
@@ -94,9 +94,8 @@ class FederationStrategy(Strategy):
         grid: Grid,
     ) -> Iterable[Message]:
         """One message for each node that holds users of the cohort."""
-        shared = {name: array.numpy() for name, array in arrays.items()}
         # One content for all: the simulation does not copy it, a deployment stores it once.
-        content = encode(shared, {"round": server_round, "attempt": int(str(config["attempt"]))})
+        content = with_config(arrays, {"round": server_round, "attempt": int(str(config["attempt"]))})
         return [
             Message(content, node, MessageType.TRAIN, group_id=str(server_round), ttl=ROUND_TIMEOUT_S)
             for partition, node in enumerate(self._nodes)

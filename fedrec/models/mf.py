@@ -15,7 +15,7 @@ from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
 from fedrec.models.denoise import spectral_factor
 from fedrec.models.gram import choose_items, content_scores, denoised, gram_contribution, gram_releases
-from fedrec.models.history import F32, project, recency_weights, standardise
+from fedrec.models.history import F32, F64, project, recency_weights, standardise
 from fedrec.randomness import Key, Lane
 from fedrec.registry import MODELS
 from fedrec.training.local import train
@@ -87,7 +87,7 @@ class Mf(Recommender):
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
         if not release.optimise:
             return gram_contribution(shared, users, release)
-        personal = self._vectors(shared, users)
+        personal = self._vectors(shared, users, recency_weights(users, self.config.recency))
         learned = train(shared["table"], shared["bias"], personal, users, self.training, self.config.loss, key)
         return Contribution({"items": learned.items, "bias": learned.bias}, users.n_users)
 
@@ -105,7 +105,7 @@ class Mf(Recommender):
     def personalise(self, shared: Shared, users: Interactions) -> Personal:
         weights = recency_weights(users, self.config.recency)
         content = content_scores(self.config.content_weight, users, weights)
-        return {"vector": self._vectors(shared, users), "content": content}
+        return {"vector": self._vectors(shared, users, weights), "content": content}
 
     def score(self, shared: Shared, personal: Personal) -> npt.NDArray[np.float32]:
         if "table" not in shared:  # after a round of popularity alone
@@ -113,12 +113,11 @@ class Mf(Recommender):
             return np.asarray(personal["content"] + popularity, np.float32)
         return np.asarray(personal["vector"] @ shared["table"].T + shared["bias"] + personal["content"], np.float32)
 
-    def _vectors(self, shared: Shared, users: Interactions) -> F32:
+    def _vectors(self, shared: Shared, users: Interactions, weights: F64) -> F32:
         """Each user's profile on the shared table, with norm d^¼: against rows of spread d^-¼, scores have spread 1."""
         if "table" not in shared:
             return np.zeros((users.n_users, self.config.dimension), np.float32)
-        weights = recency_weights(users, self.config.recency) * shared["item_weight"][users.items]
-        raw = project(users, weights, shared["table"])
+        raw = project(users, weights * shared["item_weight"][users.items], shared["table"])
         norms = np.linalg.norm(raw, axis=1, keepdims=True)
         return np.asarray(raw / np.maximum(norms, 1e-9) * raw.shape[1] ** 0.25, np.float32)
 

@@ -49,7 +49,7 @@ class Ledger:
         first = {"type": "open", "version": 1, **opening}
         if not self._events:
             self._append(first)
-        elif {key: value for key, value in self._events[0].items() if key != "prev"} != first:
+        elif _content(self._events[0]) != first:
             raise LedgerError(f"'{path}' belongs to another experiment; choose another folder.")
         self.delta = float(opening["delta"])
         self.budget = None if opening["epsilon"] is None else float(opening["epsilon"])
@@ -73,7 +73,7 @@ class Ledger:
         event = {"type": "reserve", "round": round_, "attempt": attempt, **_canonical(mechanism)}
         for old in self._events:
             if (old["type"], old.get("round"), old.get("attempt")) == ("reserve", round_, attempt):
-                if {key: value for key, value in old.items() if key != "prev"} != event:
+                if _content(old) != event:
                     raise LedgerError(
                         f"'{self.path}': round {round_}, attempt {attempt} stands with another mechanism."
                     )
@@ -85,9 +85,13 @@ class Ledger:
     def close(self, round_: int, attempt: int, outcome: str, survivors: int) -> None:
         """Record how an attempt ended: ``commit`` or ``abort``. Either way it stays charged."""
         event = {"type": outcome, "round": round_, "attempt": attempt, "survivors": survivors}
-        last = {key: value for key, value in self._events[-1].items() if key != "prev"}
-        if last != event:  # a resumed run may repeat the last line
+        if _content(self._events[-1]) != event:  # a resumed run may repeat the last line
             self._append(event)
+
+    def aborted(self, round_: int, attempt: int) -> bool:
+        """Whether an attempt is on record as failed: its noise was used, so it is not answered again."""
+        wanted = ("abort", round_, attempt)
+        return any((event["type"], event.get("round"), event.get("attempt")) == wanted for event in self._events)
 
     def noise_multipliers(self) -> list[float]:
         """The noise of every charged event, in order."""
@@ -151,6 +155,11 @@ def check_budget(round_: int, noise_multipliers: Sequence[float], budget: float 
 def canonical_json(value: Mapping[str, Any]) -> bytes:
     """RFC 8785 for what a ledger holds: objects of strings, integers, null and lists of them."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _content(event: Event) -> dict[str, Any]:
+    """An event without the hash that links it to the line before."""
+    return {key: value for key, value in event.items() if key != "prev"}
 
 
 def _canonical(mechanism: Mapping[str, Any]) -> dict[str, Any]:

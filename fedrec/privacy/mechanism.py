@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -60,14 +60,16 @@ class Mechanism:
 
     def share_std(self, n_users: int) -> float:
         """Standard deviation of what ``n_users`` clients add together, drawn as one."""
-        if self.trust == "central":
+        if self.trust == "central" or not self.private:
             return 0.0
         per_user = 1.0 if self.trust == "local" else 1.0 / self.min_cohort
-        return self.noise_multiplier * self.clip_norm * math.sqrt(n_users * per_user) if self.private else 0.0
+        return self.noise_multiplier * self.clip_norm * math.sqrt(n_users * per_user)
 
     def total_std(self, n_users: int) -> float:
         """Standard deviation of the noise in a finished sum over ``n_users`` users."""
-        return replace(self, trust="local").share_std(1) if self.trust == "central" else self.share_std(n_users)
+        if self.trust == "central" and self.private:
+            return self.noise_multiplier * self.clip_norm
+        return self.share_std(n_users)
 
     def weights(self, norms: Floats) -> Floats:
         """The factor that brings each user's norm under the clip norm, ``[C]``; 0 for a norm that is not finite."""
