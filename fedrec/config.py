@@ -65,17 +65,25 @@ class TrainingConfig(Section):
     """Local training of trained models.
 
     Attributes:
-        backend: where the gradient step runs.
+        backend: where the gradient step runs: ``numpy``, or ``opacus`` (extra ``torch``); ``auto`` takes ``numpy`` if
+            the model has it.
         epochs: passes over a user's own positives in a round.
-        batch_size: positives a step; public, whatever the user holds.
-        learning_rate: step size, applied to the sum of a batch's gradients.
+        batch_size: public, whatever the user holds: with ``numpy`` the positives of a step, with ``opacus`` what the
+            sum of a step is divided by.
+        sampling_rate: with ``opacus`` or unit ``interaction``, the public probability with which a sample enters a
+            step. There are epochs / sampling_rate steps; only one where interactions or histories share the noise.
+        sample: what is clipped as one: an ``interaction`` with its negatives, or with ``opacus`` a user's whole
+            ``history``, for nodes that hold many users.
+        learning_rate: step size, applied to what a step sums (``opacus``: over ``batch_size``).
         regularisation: L2 weight on the rows that a step touches.
         negatives: negatives drawn for each positive.
     """
 
-    backend: Literal["numpy"] = "numpy"
+    backend: Literal["auto", "numpy", "opacus"] = "auto"
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(32, ge=1)
+    sampling_rate: float = Field(1.0, gt=0, le=1)
+    sample: Literal["interaction", "history"] = "interaction"
     learning_rate: float = Field(0.05, gt=0)
     regularisation: float = Field(0.0, ge=0)
     negatives: int = Field(1, ge=1)
@@ -111,16 +119,28 @@ class PrivacyConfig(Section):
         delta: the probability that the promise does not cover.
         noise_multiplier: noise of every round; none calibrates it so that the planned rounds spend the budget exactly.
         clip_norm: L2 norm to which a user's update is clipped (statistics have sensitivity 1 by construction).
-        unit: what one change of the data set is.
+        interaction_clip: L2 norm to which the gradient of one interaction is clipped, where one is trained on alone.
+        unit: what one change of the data set is: a ``user`` with the whole history, or one ``interaction``.
         trust: who must be trusted: ``distributed``, ``local`` or ``central``.
+        colluders: clients of the minimum cohort that are assumed to leave out, or to know, their shares of the noise.
+        noise: ``skellam`` on integers, which secure aggregation can mask, or ``gaussian`` in floating point; ``auto``
+            takes what the engine sends: integers where Flower's clients add shares, else the faster Gaussian.
+        source: ``seeded`` repeats a simulation exactly and protects nobody; ``secure`` draws from a ChaCha20 stream
+            keyed by the operating system, as devices do.
+        resolution: integer units that stand for the clip norm, over the square root of the number of coordinates.
     """
 
     epsilon: float | None = Field(8.0, gt=0, le=100)
     delta: float = Field(1e-5, gt=0, lt=1)
     noise_multiplier: float | None = Field(None, ge=1e-2, le=1e6)
     clip_norm: float = Field(1.0, gt=0)
-    unit: Literal["user"] = "user"
+    interaction_clip: float = Field(0.1, gt=0)
+    unit: Literal["user", "interaction"] = "user"
     trust: Literal["distributed", "local", "central"] = "distributed"
+    colluders: int = Field(0, ge=0)
+    noise: Literal["auto", "gaussian", "skellam"] = "auto"
+    source: Literal["seeded", "secure"] = "seeded"
+    resolution: float = Field(64.0, ge=1, le=4096)
 
 
 class EvaluationConfig(Section):
@@ -169,7 +189,44 @@ class Experiment(Section):
             raise ValueError(f"federation.min_cohort = {least} is above federation.cohort = {cohort}")
         if self.privacy.delta < 1e-30:
             raise ValueError(f"privacy.delta = {self.privacy.delta:g} is below 1e-30, which no accountant resolves")
+        if self.noise == "skellam" and self.noise_inside:
+            raise ValueError(
+                "privacy.noise = 'skellam' is integer noise, which local training under privacy.trust = 'local' cannot "
+                "carry in every step; take 'auto'"
+            )
+        if self.noise == "gaussian" and self.privacy.source == "secure" and not self.noise_inside:
+            raise ValueError(
+                "privacy.source = 'secure' needs privacy.noise = 'skellam': floating-point noise is no guarantee"
+            )
+        if self.noise == "gaussian" and self._masked:
+            raise ValueError(
+                "privacy.noise = 'gaussian' cannot be shared on Flower, whose clients send integers that can be "
+                "masked; take 'skellam', or privacy.trust = 'central' to compare"
+            )
+        if self.noise == "skellam" and self.privacy.trust == "central":
+            raise ValueError("privacy.noise = 'skellam' is what clients add; under privacy.trust = 'central' none does")
         return self
+
+    @property
+    def noise(self) -> str:
+        """The noise that ``privacy.noise`` stands for: ``none``, ``gaussian`` or ``skellam``."""
+        if self.privacy.epsilon is None:
+            return "none"
+        if self.privacy.noise != "auto":
+            return self.privacy.noise
+        secure = self.privacy.source == "secure" and not self.noise_inside
+        return "skellam" if self._masked or secure else "gaussian"
+
+    @property
+    def noise_inside(self) -> bool:
+        """Whether every step of local training carries all of the noise, so that nothing is added to its result."""
+        alone = self.privacy.unit == "interaction" or self.training.sample == "history"
+        return self.privacy.trust == "local" and alone and bool(MODELS.get(self.model.name).backends)
+
+    @property
+    def _masked(self) -> bool:
+        """Whether what clients send is to be masked: floating-point vectors cannot be."""
+        return self.engine.name == "flower" and self.privacy.trust == "distributed"
 
     def to_toml(self) -> str:
         """The resolved experiment; ``parse`` of it gives an equal one."""
@@ -178,6 +235,7 @@ class Experiment(Section):
     def digest(self) -> str:
         """What identifies an experiment: everything but its name and where it runs, SHA-256 in hex."""
         values = self.model_dump(mode="json", exclude={"engine", "name"})
+        values["privacy"]["noise"] = self.noise
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def replaced(self, **sections: Mapping[str, Any]) -> Experiment:

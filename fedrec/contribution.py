@@ -1,15 +1,17 @@
 """What clients would send, before privacy: named parts for C users at once, never one dense copy a user.
 
-A part knows two things: each user's squared norm, and the weighted sum over users. Clipping needs no more
-(a clipped sum is a weighted sum), so a part may stay sparse, ragged or factored.
+A part knows each user's squared norm and the weighted sum over users. Clipping needs no more (a clipped sum is a
+weighted sum), so a part may stay sparse, ragged or factored. Rounding to integers looks at every value that a user
+touches, so a part can also list these, some users at a time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,8 @@ import numpy.typing as npt
 from fedrec.errors import ContributionError
 
 Floats = npt.NDArray[np.float64]
-Arrays = Mapping[str, npt.NDArray[np.floating]]
+Ints = npt.NDArray[np.int64]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,57 @@ class Component:
 
 
 @dataclass(frozen=True)
+class DpSgd:
+    """Local training by clipped samples (Abadi et al. 2016), as planned: all of it public, none derived from a history.
+
+    Attributes:
+        clip_norm: L2 norm to which the gradient of one sample is clipped.
+        learning_rate: what multiplies a step's sum over ``expected_batch``.
+        expected_batch: what the sum of a step is divided by, however many samples it holds.
+        sampling_rate: the probability with which a sample enters a step (Poisson sampling).
+        steps: steps in a round.
+        sample: one ``interaction`` (a positive with all its negatives), or a user's whole ``history``.
+        negatives: drawn from the whole ``catalogue``, one stream a positive, or from the items ``unmet`` by the user.
+        trains_user: whether the user's own vector is trained, inside the clip; else it stays as it is.
+        inside: whether each step carries all of the noise, so that nothing is added to what was learned.
+        noise_multiplier: standard deviation of that noise over ``clip_norm``; 0 without noise inside.
+        secure: whether draws and noise are keyed by the operating system; else by the round's key, for simulations.
+    """
+
+    clip_norm: float
+    learning_rate: float = 1.0
+    expected_batch: int = 1
+    sampling_rate: float = 1.0
+    steps: int = 1
+    sample: Literal["interaction", "history"] = "interaction"
+    negatives: Literal["catalogue", "unmet"] = "unmet"
+    trains_user: bool = False
+    inside: bool = False
+    noise_multiplier: float = 0.0
+    secure: bool = False
+
+    @property
+    def interaction(self) -> float | None:
+        """How far one interaction moves what a client learned: None unless in one step at gradients that know no other.
+
+        It counts on the model to take no other input from the history either. The thousandth above the clip norm is for
+        sums and norms in single precision.
+        """
+        alone = self.sample == "interaction" and self.negatives == "catalogue" and not self.trains_user
+        return self.clip_norm * self.step_scale * 1.001 if alone and self.steps == 1 else None
+
+    @property
+    def step_scale(self) -> float:
+        """What a step multiplies its noised sum of clipped gradients by, downhill."""
+        return self.learning_rate / self.expected_batch
+
+    @property
+    def update_std(self) -> float:
+        """Standard deviation of the noise in each coordinate of what one client learned."""
+        return self.noise_multiplier * self.clip_norm * self.step_scale * math.sqrt(self.steps)
+
+
+@dataclass(frozen=True)
 class Release:
     """What every client contributes in one round: one vector, jointly clipped and noised.
 
@@ -51,6 +105,9 @@ class Release:
         clip_norm: the joint norm bound; None takes the experiment's.
         optimise: whether the server optimizer turns the mean into a step (updates); else the model takes the sum
             (statistics).
+        interaction: how far one interaction, added or removed, can move a user's vector in scaled units; None where no
+            bound is proved.
+        dpsgd: how a client trains, where it trains by clipped samples.
     """
 
     name: str
@@ -58,14 +115,16 @@ class Release:
     share: float
     clip_norm: float | None = None
     optimise: bool = False
+    interaction: float | None = None
+    dpsgd: DpSgd | None = None
 
     @property
     def size(self) -> int:
         """Coordinates of the released vector."""
         return sum(component.size for component in self.components)
 
-    def check(self, arrays: Arrays) -> None:
-        """Refuse wrong names, shapes or values.
+    def check(self, arrays: Arrays, dtype: npt.DTypeLike = np.float64) -> None:
+        """Refuse wrong names, shapes, types or values.
 
         Raises:
             ContributionError: naming the array and what is wrong with it.
@@ -76,8 +135,20 @@ class Release:
         for name, shape in wanted.items():
             if arrays[name].shape != shape:
                 raise ContributionError(f"'{self.name}': '{name}' has shape {arrays[name].shape}, not {shape}.")
-            if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-                raise ContributionError(f"'{self.name}': '{name}' holds values that are not finite floats.")
+            if arrays[name].dtype != dtype:
+                raise ContributionError(f"'{self.name}': '{name}' holds {arrays[name].dtype}, not {np.dtype(dtype)}.")
+            if not np.isfinite(arrays[name]).all():
+                raise ContributionError(f"'{self.name}': '{name}' holds values that are not finite.")
+
+    def flatten(self, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """The arrays as one vector ``[size]``: the components in order, each in C order."""
+        return np.concatenate([np.ravel(arrays[component.name]) for component in self.components])
+
+    def split(self, flat: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """The inverse of `flatten`."""
+        edges = np.cumsum([component.size for component in self.components])[:-1]
+        pieces = np.split(flat, edges)
+        return {c.name: piece.reshape(c.shape) for c, piece in zip(self.components, pieces, strict=True)}
 
 
 class Part(Protocol):
@@ -93,6 +164,29 @@ class Part(Protocol):
         A user of weight 0 adds zero, also where its values are not finite.
         """
         ...
+
+    def counts(self) -> Ints:
+        """How many coordinates each user touches, ``[C]``."""
+        ...
+
+    def entries(self, first: int, last: int) -> Entries:
+        """The coordinates that users ``first`` to ``last`` (left out) touch, user after user."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Coordinates that users touch, user after user; each once a user. All others are zero.
+
+    Attributes:
+        users: ``[R]``, the users' positions in the contribution.
+        coordinates: ``[R]``, positions in the component's array, flattened in C order.
+        values: ``[R]``.
+    """
+
+    users: Ints
+    coordinates: Ints
+    values: Floats
 
 
 @dataclass(frozen=True)
@@ -134,6 +228,16 @@ class Rows:
         scatter = csc_array((row_weights, self.items, columns), shape=(self.n_items, len(self.items)))
         return np.asarray(scatter @ values, np.float64)
 
+    def counts(self) -> Ints:
+        return np.diff(self.indptr) * prod(self.values.shape[1:])
+
+    def entries(self, first: int, last: int) -> Entries:
+        rows = slice(self.indptr[first], self.indptr[last])
+        width = prod(self.values.shape[1:])
+        users = np.repeat(np.arange(first, last), np.diff(self.indptr[first : last + 1]) * width)
+        coordinates = self.items[rows].astype(np.int64)[:, None] * width + np.arange(width)
+        return Entries(users, coordinates.ravel(), self.values[rows].ravel().astype(np.float64))
+
 
 @dataclass(frozen=True)
 class OuterTriangles:
@@ -168,6 +272,23 @@ class OuterTriangles:
         weighted = csr_array((row_weights * values, self.columns, self.indptr), shape=shape)
         return pack_upper(np.asarray((weighted.T @ plain).toarray(), np.float64))
 
+    def counts(self) -> Ints:
+        n = np.diff(self.indptr)
+        return np.asarray(n * (n - 1) // 2, np.int64)
+
+    def entries(self, first: int, last: int) -> Entries:
+        start, end = self.indptr[first], self.indptr[last]
+        # Each entry of y meets those after it in its user's history.
+        meets = np.repeat(self.indptr[first + 1 : last + 1], np.diff(self.indptr[first : last + 1]))
+        meets = meets - np.arange(start, end) - 1
+        one = np.repeat(np.arange(start, end), meets)
+        other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(meets) - meets, meets)
+        low = np.minimum(self.columns[one], self.columns[other]).astype(np.int64)
+        high = np.maximum(self.columns[one], self.columns[other])
+        row_start = low * (2 * self.size - low - 1) // 2  # of row `low` in the packed triangle
+        values = self.values[one].astype(np.float64) * self.values[other]
+        return Entries(np.repeat(np.arange(first, last), self.counts()[first:last]), row_start + high - low - 1, values)
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -182,6 +303,15 @@ class Dense:
     def weighted_sum(self, weights: Floats) -> Floats:
         values = _where_weighted(self.values, weights)
         return np.asarray(np.tensordot(weights, values.astype(np.float64), axes=1))
+
+    def counts(self) -> Ints:
+        return np.full(len(self.values), prod(self.values.shape[1:]))
+
+    def entries(self, first: int, last: int) -> Entries:
+        width = prod(self.values.shape[1:])
+        users = np.repeat(np.arange(first, last), width)
+        coordinates = np.tile(np.arange(width), last - first)
+        return Entries(users, coordinates, self.values[first:last].ravel().astype(np.float64))
 
 
 @dataclass(frozen=True)

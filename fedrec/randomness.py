@@ -35,6 +35,9 @@ class Lane(IntEnum):
     PLACEBO = 9
     SYNTHETIC = 10
     SAMPLE_USERS = 11
+    ROUNDING = 12
+    VECTORS = 13
+    SAMPLING = 14
 
 
 def mix64(x: U64) -> U64:

@@ -16,7 +16,8 @@ from fedrec.data import source
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.data.splits import Split, split
 from fedrec.engines.fleet import Fleet
-from fedrec.federation.round import Federation, Plan, State, make_federation
+from fedrec.federation.planning import make_federation
+from fedrec.federation.round import Federation, Plan, State
 from fedrec.models.base import Shared
 from fedrec.randomness import Key
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,13 +14,26 @@ import numpy.typing as npt
 from fedrec.config import Experiment
 from fedrec.contribution import Release
 from fedrec.data.interactions import Catalogue, Interactions
-from fedrec.errors import ConfigError, RoundFailedError
+from fedrec.errors import PrivacyError, RoundFailedError
 from fedrec.federation import optimiser
 from fedrec.federation.cohort import Cohort, choose
-from fedrec.models.base import Budget, Recommender, Shared, Total, build
-from fedrec.privacy import accounting
-from fedrec.privacy.mechanism import SERVER_PART, Mechanism, ShardSum, add_noise, add_up, clip_and_sum
-from fedrec.randomness import Key
+from fedrec.models.base import Recommender, Shared, Total
+from fedrec.privacy.grid import SecureUniforms, SeededUniforms
+from fedrec.privacy.mechanism import (
+    SERVER_PART,
+    Mechanism,
+    ShardSum,
+    add_noise,
+    add_up,
+    clip_and_sum,
+    clip_and_sum_integers,
+    mask_ready,
+    opened,
+    secure_noise,
+    seeded_noise,
+)
+from fedrec.privacy.stream import SecureWords
+from fedrec.randomness import Key, Lane
 
 _SHARD_EVENTS = 250_000
 """Interactions that one call of a model's ``contribute`` sees; bounds the memory of a large shard."""
@@ -50,8 +62,8 @@ class Plan:
 
     Attributes:
         key: draws everything that the attempt draws but the noise.
-        noise_key: draws the noise; it hangs on the whole experiment, so that two releases never share their noise
-            because they share a seed.
+        noise_key: draws a simulation's noise; it hangs on the whole experiment, so that two releases never share their
+            noise because they share a seed. None where noise comes from the operating system.
     """
 
     round: int
@@ -60,20 +72,33 @@ class Plan:
     mechanism: Mechanism
     cohort: Cohort
     key: Key
-    noise_key: Key
+    noise_key: Key | None
 
     def event(self) -> dict[str, Any]:
-        """What the ledger records of it."""
-        return {
+        """What the ledger records of it, beside the events that it costs."""
+        mechanism = self.mechanism
+        described: dict[str, Any] = {
             "release": self.release.name,
             "coordinates": self.release.size,
-            "noise_multiplier": float(self.mechanism.noise_multiplier),
-            "clip_norm": float(self.mechanism.clip_norm),
-            "trust": self.mechanism.trust,
+            "noise_multiplier": float(mechanism.noise_multiplier),
+            "clip_norm": float(mechanism.clip_norm),
+            "sensitivity": float(mechanism.sensitivity),
+            "trust": mechanism.trust,
             "cohort": len(self.cohort.users),
             "cohort_choice": self.cohort.how,
-            "min_cohort": self.mechanism.min_cohort,
+            "min_cohort": mechanism.min_cohort,
+            "colluders": mechanism.colluders,
         }
+        if mechanism.grid is not None:
+            described |= {"scale": mechanism.grid.scale, "ring_bits": mechanism.bits}
+        if (training := self.release.dpsgd) is not None:
+            described |= {
+                "sample": training.sample,
+                "sample_clip_norm": float(training.clip_norm),
+                "sampling_rate": float(training.sampling_rate),
+                "local_steps": training.steps,
+            }
+        return described
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +142,8 @@ class Federation:
         """An attempt at a round, from 1; the same numbers give the same plan on a server and on every client."""
         key = self.key.at(round_, attempt)
         cohort = choose(self.population, self.experiment.federation.cohort, key)
-        noise = Key(self.noise_seed, round_, attempt)
+        seeded = self.experiment.privacy.source == "seeded"
+        noise = Key(self.noise_seed, round_, attempt) if seeded else None
         return Plan(round_, attempt, self.releases[round_ - 1], self.mechanisms[round_ - 1], cohort, key, noise)
 
     def finish(self, state: State, plan: Plan, shards: Sequence[ShardSum]) -> State:
@@ -130,17 +156,19 @@ class Federation:
 
         Raises:
             RoundFailedError: if fewer users than the minimum cohort are in the sum.
-            ContributionError: if the sum has wrong names, shapes or values that are not finite.
+            ContributionError: if the sum has wrong names, shapes, or values that are not finite or out of reach.
         """
-        total = add_up(shards, plan.release)
+        total = add_up(shards, plan.release, plan.mechanism.wire)
         if total.n_users < plan.mechanism.min_cohort:
             raise RoundFailedError(
                 f"Round {plan.round}: {total.n_users} users answered, fewer than the minimum cohort of "
                 f"{plan.mechanism.min_cohort}; nothing was released."
             )
         std = plan.mechanism.total_std(total.n_users)
+        if plan.mechanism.grid is not None:
+            total = opened(total, plan.release, plan.mechanism, plan.mechanism.grid)
         arrays: Mapping[str, Any] = total.arrays
-        if plan.mechanism.trust == "central":
+        if plan.mechanism.trust == "central" and plan.noise_key is not None:
             arrays = add_noise(arrays, plan.release, std, plan.noise_key, SERVER_PART)
         scales = {component.name: component.scale for component in plan.release.components}
         arrays = {name: array / scales[name] for name, array in arrays.items()}
@@ -185,56 +213,38 @@ def client_round(model: Recommender, shared: Shared, users: Interactions, plan: 
         users: the shard's own histories.
         plan: the attempt.
         part: the shard's number, which tells its noise from others'.
+
+    Raises:
+        PrivacyError: if noise is to be added that no secure source draws.
     """
-    edges = np.unique(np.searchsorted(users.indptr, np.arange(0, max(users.n_events, 1), _SHARD_EVENTS)))
+    mechanism, release = plan.mechanism, plan.release
+    silo = mechanism.inside is not None and mechanism.inside.sample == "history"  # its users train together
+    every = max(users.n_events, 1)
+    edges = np.unique(np.searchsorted(users.indptr, np.arange(0, every, every if silo else _SHARD_EVENTS)))
     edges = np.unique(np.r_[0, edges, users.n_users])
+    key = plan.noise_key or plan.key if mechanism.inside is not None else plan.key  # it draws noise in training
     sums = []
     for first, last in itertools.pairwise(edges):
         block = users.take(np.arange(first, last))
-        contribution = model.contribute(shared, block, plan.release, plan.key)
-        sums.append(clip_and_sum(contribution, plan.release, plan.mechanism))
-    total = add_up(sums, plan.release) if len(sums) > 1 else sums[0]
-    noised = add_noise(total.arrays, plan.release, plan.mechanism.share_std(total.n_users), plan.noise_key, part)
+        contribution = model.contribute(shared, block, release, key)
+        if mechanism.grid is None:
+            sums.append(clip_and_sum(contribution, release, mechanism))
+        else:
+            rounding = _rounding(block, plan.noise_key)
+            sums.append(clip_and_sum_integers(contribution, release, mechanism, mechanism.grid, rounding))
+    kind = np.float64 if mechanism.grid is None else np.int64
+    total = add_up(sums, release, kind) if len(sums) > 1 else sums[0]
+    if mechanism.grid is not None:
+        noise = secure_noise if plan.noise_key is None else seeded_noise(plan.noise_key, part)
+        return mask_ready(total, release, mechanism, mechanism.grid, noise)
+    if mechanism.inside is not None or not mechanism.private:
+        return total  # noised in training, or not at all
+    if plan.noise_key is None:
+        raise PrivacyError("Floating-point noise has no secure source; set privacy.noise = 'skellam'.")
+    noised = add_noise(total.arrays, release, mechanism.share_std(total.n_users), plan.noise_key, part)
     return replace(total, arrays=noised)
 
 
-def make_federation(experiment: Experiment, catalogue: Catalogue, population: int) -> Federation:
-    """Resolve an experiment against its data: releases, calibrated noise, cohort.
-
-    Raises:
-        ConfigError: if the cohort is larger than the population.
-    """
-    model = build(experiment)
-    cohort = len(choose(population, experiment.federation.cohort, Key(experiment.seed)).users)
-    least = experiment.federation.min_cohort
-    if least is not None and least > cohort:
-        raise ConfigError(f"federation.min_cohort = {least} is larger than the cohort of {cohort} users; lower it.")
-    privacy = experiment.privacy
-    whole = noise_multipliers(experiment, [1.0])[0]
-    releases = model.releases(catalogue, Budget(whole, cohort))
-    sigmas = noise_multipliers(experiment, [release.share for release in releases])
-    mechanisms = tuple(
-        Mechanism(
-            noise_multiplier=sigma,
-            clip_norm=(release.clip_norm or privacy.clip_norm) if sigma else math.inf,
-            trust=privacy.trust,
-            min_cohort=least or cohort,
-            unit=privacy.unit,
-        )
-        for release, sigma in zip(releases, sigmas, strict=True)
-    )
-    return Federation(experiment, model, catalogue, population, releases, mechanisms)
-
-
-def noise_multipliers(experiment: Experiment, shares: Sequence[float]) -> list[float]:
-    """Each round's noise multiplier: given, calibrated to the budget, or 0 without privacy.
-
-    A given one is that of equal rounds; where rounds have unequal shares, each gets the noise that its share buys, and
-    the whole run costs the same.
-    """
-    privacy = experiment.privacy
-    if privacy.epsilon is None:
-        return [0.0] * len(shares)
-    if privacy.noise_multiplier is not None:
-        return [privacy.noise_multiplier / math.sqrt(len(shares) * share) for share in shares]
-    return accounting.calibrate(privacy.epsilon, privacy.delta, shares)
+def _rounding(users: Interactions, key: Key | None) -> SeededUniforms | SecureUniforms:
+    """What rounds each user's vector: by the user's own number in a simulation, else from the operating system."""
+    return SecureUniforms(SecureWords()) if key is None else SeededUniforms(key.streams(users.users, Lane.ROUNDING))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from fedrec.config import Experiment, FederationConfig, ModelConfig, TrainingConfig
 from fedrec.contribution import Contribution, Floats, Release
 from fedrec.data.interactions import Catalogue, Interactions
+from fedrec.errors import ConfigError, MissingExtraError
 from fedrec.randomness import Key
 from fedrec.registry import MODELS
 
@@ -60,9 +62,24 @@ class Recommender(ABC):
 
     Config: ClassVar[type[ModelConfig]]
 
+    backends: ClassVar[tuple[str, ...]] = ()
+    """Where its local training can run, the default first; none for a statistic model."""
+
     config: Any  # the model's own Config; Any because a subclass narrows it
     training: TrainingConfig
     federation: FederationConfig
+
+    @property
+    def backend(self) -> str | None:
+        """Where its local training runs; None for a statistic model."""
+        if self.training.backend == "auto" or not self.backends:
+            return next(iter(self.backends), None)
+        return self.training.backend
+
+    @property
+    def per_interaction(self) -> bool:
+        """Whether local training takes no input that is computed from a user's other interactions."""
+        return False
 
     @abstractmethod
     def releases(self, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:
@@ -90,6 +107,25 @@ class Recommender(ABC):
 
 
 def build(experiment: Experiment) -> Recommender:
-    """The experiment's model."""
-    model: Recommender = MODELS.get(experiment.model.name)(experiment.model, experiment.training, experiment.federation)
+    """The experiment's model.
+
+    Raises:
+        ConfigError: if its local training does not run where it is asked to.
+    """
+    name = experiment.model.name
+    model: Recommender = MODELS.get(name)(experiment.model, experiment.training, experiment.federation)
+    if model.backend is not None and model.backend not in model.backends:
+        raise ConfigError(
+            f"The model '{name}' does not train with training.backend = '{model.backend}'; take '{model.backends[0]}'."
+        )
     return model
+
+
+def require_extras(model: Recommender) -> None:
+    """Refuse to train where what it takes is not installed; planning and scoring need none of it.
+
+    Raises:
+        MissingExtraError: naming the extra.
+    """
+    if model.backend == "opacus" and find_spec("opacus") is None:
+        raise MissingExtraError("Local training with Opacus", "torch")

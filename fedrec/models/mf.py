@@ -18,7 +18,9 @@ from fedrec.models.gram import choose_items, content_scores, denoised, gram_cont
 from fedrec.models.history import F32, F64, project, recency_weights, standardise
 from fedrec.randomness import Key, Lane
 from fedrec.registry import MODELS
+from fedrec.training import clipped
 from fedrec.training.local import train
+from fedrec.training.samples import public_vectors
 
 
 class MfConfig(ModelConfig):
@@ -27,6 +29,8 @@ class MfConfig(ModelConfig):
     Attributes:
         dimension: length of an item's and a user's vector.
         loss: ``bpr`` or ``bce``.
+        user_vector: where a user's vector starts in local training: ``profile``, from the own history, or ``public``, a
+            random one that anyone can compute from the user's number, as unit ``interaction`` needs it.
         start: ``spectral`` spends a first round on Gram statistics and starts from their factor; ``random`` does not.
         start_share: part of the budget for the spectral start.
         top_items: restrict the start's matrix to the noisily most popular items; costs a further round.
@@ -38,6 +42,7 @@ class MfConfig(ModelConfig):
     name: Literal["mf"] = "mf"
     dimension: int = Field(64, ge=1)
     loss: Literal["bpr", "bce"] = "bpr"
+    user_vector: Literal["profile", "public"] = "profile"
     start: Literal["spectral", "random"] = "spectral"
     start_share: float = Field(0.95, gt=0, lt=1)
     top_items: int | None = Field(None, ge=2)
@@ -54,6 +59,8 @@ class Mf(Recommender):
 
     The user vector is a function of the user's own profile and the shared table (the profile, popular items weighing
     less, projected on it, of a fixed norm), so a device keeps nothing between rounds and a new one takes part at once.
+    A device scores by it even where it trained at a public vector: a row of the table is then about the sum of the
+    public vectors of the item's users, and a profile on it finds users of the same taste.
 
     Guarantees: a user's whole delta, all arrays together, has norm at most the clip norm; the spectral start is paid
     from the same budget.
@@ -61,6 +68,11 @@ class Mf(Recommender):
 
     Config = MfConfig
     config: MfConfig
+    backends = ("numpy", "opacus")
+
+    @property
+    def per_interaction(self) -> bool:
+        return self.config.user_vector == "public"
 
     def releases(self, catalogue: Catalogue, budget: Budget) -> tuple[Release, ...]:
         n, d, rounds = len(catalogue), self.config.dimension, self.federation.rounds
@@ -87,9 +99,24 @@ class Mf(Recommender):
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
         if not release.optimise:
             return gram_contribution(shared, users, release)
-        personal = self._vectors(shared, users, recency_weights(users, self.config.recency))
-        learned = train(shared["table"], shared["bias"], personal, users, self.training, self.config.loss, key)
-        return Contribution({"items": learned.items, "bias": learned.bias}, users.n_users)
+        if self.per_interaction:
+            vectors = public_vectors(users, self.config.dimension)
+        else:
+            vectors = self._vectors(shared, users, recency_weights(users, self.config.recency))
+        if release.dpsgd is None:
+            learned = train(shared["table"], shared["bias"], vectors, users, self.training, self.config.loss, key)
+            return Contribution({"items": learned.items, "bias": learned.bias}, users.n_users)
+        parts = clipped.train(
+            {"table": shared["table"], "bias": shared["bias"]},
+            vectors,
+            users,
+            release.dpsgd,
+            self.training.negatives,
+            self.config.loss,
+            key,
+            str(self.backend),
+        )
+        return Contribution({"items": parts["table"], "bias": parts["bias"]}, users.n_users)
 
     def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:
         if release.optimise:
@@ -114,12 +141,10 @@ class Mf(Recommender):
         return np.asarray(personal["vector"] @ shared["table"].T + shared["bias"] + personal["content"], np.float32)
 
     def _vectors(self, shared: Shared, users: Interactions, weights: F64) -> F32:
-        """Each user's profile on the shared table, with norm d^¼: against rows of spread d^-¼, scores have spread 1."""
+        """Each user's profile on the shared table."""
         if "table" not in shared:
             return np.zeros((users.n_users, self.config.dimension), np.float32)
-        raw = project(users, weights * shared["item_weight"][users.items], shared["table"])
-        norms = np.linalg.norm(raw, axis=1, keepdims=True)
-        return np.asarray(raw / np.maximum(norms, 1e-9) * raw.shape[1] ** 0.25, np.float32)
+        return profile_vectors(users, weights * shared["item_weight"][users.items], shared["table"])
 
     def _spectral_start(self, shared: Shared, total: Total, catalogue: Catalogue) -> Shared:
         popularity, gram, items = denoised(shared, total, catalogue, self.config.residual_share)
@@ -130,3 +155,10 @@ class Mf(Recommender):
         item_weight[items] = weights
         bias = self.config.popularity_weight * standardise(np.log(popularity))
         return {"table": table, "bias": bias, "item_weight": item_weight}
+
+
+def profile_vectors(users: Interactions, weights: F64, table: F32) -> F32:
+    """Weighted profiles on a table ``[C, d]``, of norm d^¼: against rows of spread d^-¼, scores have spread 1."""
+    raw = project(users, weights, table)
+    norms = np.linalg.norm(raw, axis=1, keepdims=True)
+    return np.asarray(raw / np.maximum(norms, 1e-9) * raw.shape[1] ** 0.25, np.float32)

@@ -20,6 +20,7 @@ from fedrec.randomness import Key, Lane, below, bits
 
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Loss = Literal["bpr", "bce"]
 
 _BLOCK_EVENTS = 32_768
 """Positives trained together: enough to pay for the array operations, few enough to bound the memory."""
@@ -49,7 +50,7 @@ def train(
     personal: F32,
     users: Interactions,
     config: TrainingConfig,
-    loss: Literal["bpr", "bce"],
+    loss: Loss,
     key: Key,
 ) -> LocalResult:
     """Train every user from the shared model on its own positives.
@@ -101,12 +102,17 @@ def draw_negatives(users: Interactions, n_draws: Ints, key: Key) -> tuple[Ints, 
     counter = np.arange(len(user)) - np.repeat(np.cumsum(n_draws) - n_draws, n_draws)
     streams = key.streams(users.users, Lane.NEGATIVES)
     rank = below(streams[user], counter, (users.n_items - users.counts)[user])
+    return user, unmet(users, user, rank)
+
+
+def unmet(users: Interactions, user: Ints, rank: Ints) -> Ints:
+    """The ``rank``-th item, from 0, that a user has not met; ``user`` holds positions, and both broadcast alike."""
     # The rank-th item outside a sorted history s is rank + #{i : s_i - i <= rank}: one search for all, no rejection.
     width = users.n_items + 1
     codes = np.sort(users.user_of_event * width + users.items)
     gaps = codes - (np.arange(users.n_events) - np.repeat(users.indptr[:-1], users.counts))
     before = np.searchsorted(gaps, user * width + rank, side="right")
-    return user, rank + before - users.indptr[:-1][user]
+    return np.asarray(rank + before - users.indptr[:-1][user], np.int64)
 
 
 def _order(users: Interactions, epochs: int, key: Key) -> Ints:
@@ -127,7 +133,7 @@ def _train_block(
     personal: F32,
     users: Interactions,
     config: TrainingConfig,
-    loss: Literal["bpr", "bce"],
+    loss: Loss,
     key: Key,
 ) -> LocalResult:
     n_items, m = len(item_bias), config.negatives
@@ -135,7 +141,7 @@ def _train_block(
     neg_user, neg_item = draw_negatives(users, draws, key)
     # The rows a user touches, one slot each: sorted by (user, item), its positives and negatives together.
     pos_code = users.user_of_event * n_items + users.items
-    slots, inverse = _number(np.concatenate([pos_code, neg_user * n_items + neg_item]), users.n_users * n_items)
+    slots, inverse = number(np.concatenate([pos_code, neg_user * n_items + neg_item]), users.n_users * n_items)
     pos_slot, neg_slot = inverse[: len(pos_code)], inverse[len(pos_code) :]
     slot_user, slot_item = np.divmod(slots, n_items)
     start_vectors, start_bias = item_vectors.take(slot_item, axis=0, mode="clip"), item_bias[slot_item]
@@ -164,7 +170,7 @@ def _train_block(
     )
 
 
-def _number(codes: Ints, space: int) -> tuple[Ints, Ints]:
+def number(codes: Ints, space: int) -> tuple[Ints, Ints]:
     """The distinct codes in order, and each code's place among them; codes lie in [0, space)."""
     if space > _DENSE_SPACE * len(codes):
         return np.unique(codes, return_inverse=True)
@@ -192,7 +198,7 @@ class _Table:
         positive: Ints,
         negative: Ints,
         config: TrainingConfig,
-        loss: Literal["bpr", "bce"],
+        loss: Loss,
     ) -> None:
         """One batch of every active user: gradients at the batch's start, summed, then one step.
 
@@ -213,11 +219,11 @@ class _Table:
         s_pos = np.einsum("kd,kd->k", p, v_pos) + self.bias[positive]
         s_neg = np.einsum("kd,kmd->km", p, v_neg) + self.bias[negative]
         if loss == "bpr":  # -log sigmoid(s_pos - s_neg), summed over the negatives
-            g_neg = _sigmoid(s_neg - s_pos[:, None])
+            g_neg = sigmoid(s_neg - s_pos[:, None])
             g_pos = -g_neg.sum(axis=1)
         else:  # -log sigmoid(s_pos) - log(1 - sigmoid(s_neg))
-            g_neg = _sigmoid(s_neg)
-            g_pos = _sigmoid(s_pos) - np.float32(1)
+            g_neg = sigmoid(s_neg)
+            g_pos = sigmoid(s_pos) - np.float32(1)
 
         g_user = np.einsum("km,kmd->kd", g_neg, v_neg)
         g_user += g_pos[:, None] * v_pos
@@ -252,6 +258,6 @@ def _step_rows(table: F32, slots: Ints, rows: F32, steps: F32) -> None:
         table[slot] += step
 
 
-def _sigmoid(x: F32) -> F32:
+def sigmoid(x: F32) -> F32:
     """The logistic function without overflow."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), dtype=np.float32)

@@ -79,6 +79,6 @@ def test_another_experiments_checkpoint_is_refused(other: dict[str, Any]) -> Non
 
 
 def test_where_it_runs_and_its_name_do_not_make_another_experiment() -> None:
-    same = experiment(name="renamed", engine={"name": "flower", "nodes": 2})
+    same = experiment(name="renamed", engine={"name": "fleet", "nodes": 2})
     assert same.digest() == experiment().digest()
     assert load(dump(state(), experiment(), 9), same, "state")[0].round == 3

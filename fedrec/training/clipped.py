@@ -1,0 +1,44 @@
+"""Training by clipped samples, in NumPy or with Opacus; torch is loaded only where it is used."""
+
+from __future__ import annotations
+
+from fedrec.contribution import Arrays, DpSgd, Part
+from fedrec.data.interactions import Interactions
+from fedrec.errors import MissingExtraError
+from fedrec.randomness import Key
+from fedrec.training import per_interaction
+from fedrec.training.local import F32, Loss
+
+
+def train(
+    arrays: Arrays,
+    vectors: F32,
+    users: Interactions,
+    plan: DpSgd,
+    n_negatives: int,
+    loss: Loss,
+    key: Key,
+    backend: str,
+) -> dict[str, Part]:
+    """The change that C users make to each array of the shared model.
+
+    Args:
+        arrays: ``table``, ``bias`` and, with Opacus, the layers of an MLP, as received; not changed.
+        vectors: the users' own ``[C, d]``.
+        users: the C users' positives.
+        plan: how to sample, clip, step and noise.
+        n_negatives: for each positive.
+        loss: ``bpr`` or ``bce``.
+        key: the round's key.
+        backend: ``numpy``, for one step of interactions at constant user vectors, or ``opacus``.
+
+    Raises:
+        MissingExtraError: if Opacus is not installed.
+    """
+    if backend == "numpy":
+        return per_interaction.train(arrays, vectors, users, plan, n_negatives, loss, key)
+    try:
+        from fedrec.training import network
+    except ImportError as error:
+        raise MissingExtraError("Local training with Opacus", "torch") from error
+    return network.train(arrays, vectors, users, plan, n_negatives, loss, key)

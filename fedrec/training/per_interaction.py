@@ -1,0 +1,78 @@
+"""One step of matrix factorisation by clipped interactions for C users at once, in NumPy: Opacus's step, draw for draw.
+
+A sample is a positive with its negatives. At a user vector p that is no parameter, the gradient of each row that it
+touches is a number times (p, 1), so its norm and the clipped sum of all samples need these numbers alone: no gradient
+is ever stored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedrec.contribution import Arrays, DpSgd, Floats, Part, Rows
+from fedrec.data.interactions import Interactions
+from fedrec.randomness import Key
+from fedrec.training.local import F32, Ints, Loss, number, sigmoid
+from fedrec.training.samples import draw, training_key
+
+_BLOCK = 32_768
+"""Samples whose scores are computed together; bounds the memory."""
+
+
+def train(
+    arrays: Arrays, vectors: F32, users: Interactions, plan: DpSgd, n_negatives: int, loss: Loss, key: Key
+) -> dict[str, Part]:
+    """The change that one step makes: minus the sum of clipped gradients, times the step's size.
+
+    Args:
+        arrays: ``table`` ``[n_items, d]`` and ``bias`` ``[n_items]``, as received; not changed.
+        vectors: the users' own ``[C, d]``, constants.
+        users: the C users' positives.
+        plan: of one step of interactions, without noise inside.
+        n_negatives: for each positive.
+        loss: ``bpr`` or ``bce``.
+        key: the round's key.
+
+    Guarantees:
+        The gradient of a sample has norm at most ``plan.clip_norm``, table and bias together. With negatives from the
+        catalogue and vectors that know nothing of the history, removing one interaction removes its own gradient and
+        changes no other.
+    """
+    table, bias = arrays["table"], arrays["bias"]
+    (drawn,) = draw(users, plan, n_negatives, training_key(key, plan))
+    owner, n_items = users.user_of_event[drawn.events], users.n_items
+    items = np.column_stack([users.items[drawn.events], drawn.negatives])  # [k, 1 + m]
+    norms = np.sqrt(1.0 + np.square(vectors, dtype=np.float64).sum(axis=1))  # of (p, 1)
+    pull = np.empty(items.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # a user with values that are not finite is rejected by the clip
+        for start in range(0, len(items), _BLOCK):
+            block, by = items[start : start + _BLOCK], owner[start : start + _BLOCK]
+            scores = np.einsum("kd,kid->ki", vectors[by], table[block]) + bias[block]
+            pull[start : start + _BLOCK] = _clipped(_pull(scores, loss), block, norms[by], plan.clip_norm)
+    codes, place = number((owner[:, None] * n_items + items).ravel(), users.n_users * n_items)
+    change = -plan.step_scale * np.bincount(place, pull.ravel(), minlength=len(codes))
+    slot_user, slot_item = np.divmod(codes, n_items)
+    indptr = np.searchsorted(slot_user, np.arange(users.n_users + 1)).astype(np.int64)
+    return {
+        "table": Rows(indptr, slot_item, change[:, None] * vectors[slot_user], n_items),
+        "bias": Rows(indptr, slot_item, change, n_items),
+    }
+
+
+def _clipped(pull: Floats, items: Ints, norms: Floats, clip_norm: float) -> Floats:
+    """The pulls ``[k, 1 + m]`` of samples on their items, times each sample's clip factor as Opacus computes it."""
+    # Rows that a sample touches twice add up before the norm is taken.
+    same = items[:, :, None] == items[:, None, :]
+    norms = norms * np.sqrt(np.einsum("ki,kij,kj->k", pull, same, pull))
+    return pull * np.minimum(clip_norm / (norms + 1e-6), 1.0)[:, None]
+
+
+def _pull(scores: F32, loss: Loss) -> Floats:
+    """The loss's derivative by each score ``[k, 1 + m]``, the positive's first."""
+    positive, negative = scores[:, :1], scores[:, 1:]
+    if loss == "bpr":  # -log sigmoid(positive - negative), summed over the negatives
+        down = sigmoid(negative - positive)
+        up = -down.sum(axis=1, keepdims=True)
+    else:  # -log sigmoid(positive) - log(1 - sigmoid(negative))
+        down, up = sigmoid(negative), sigmoid(positive) - np.float32(1)
+    return np.concatenate([up, down], axis=1).astype(np.float64)
