@@ -1,7 +1,8 @@
-"""The ClientApp: a node holds one user or a shard of them and answers with a clipped, noised sum."""
+"""The ClientApp: a node holds one user or a shard of them and answers with a clipped, noised sum, masked or plain."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from flwr.app import Context, Message
@@ -10,8 +11,11 @@ from flwr.clientapp import ClientApp
 from fedrec.config import named_or_text
 from fedrec.engines.run import Setting, load_setting
 from fedrec.errors import ContributionError
-from fedrec.federation.round import client_round, partition_of
-from fedrec.flower.codec import decode, encode
+from fedrec.federation.round import Plan, client_round, partition_of
+from fedrec.flower.codec import Packet, decode, encode
+from fedrec.flower.node import Node, place_of
+from fedrec.privacy.mechanism import ShardSum
+from fedrec.secagg.messages import Phase
 
 app = ClientApp()
 
@@ -20,38 +24,80 @@ app = ClientApp()
 def places(message: Message, context: Context) -> Message:
     """Which partition of how many this node holds."""
     decode(message)
-    partition, partitions = _place(context)
+    partition, partitions = place_of(context)
     return Message(encode({}, {"partition": partition, "partitions": partitions}), reply_to=message)
+
+
+@app.query("join")
+def join(message: Message, context: Context) -> Message:
+    """This node's public keys for secure aggregation."""
+    decode(message)
+    member = Node(context).join()
+    return Message(encode({}, {"identity": member.identity, "channel": member.channel}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """One attempt at a round: train the shard's users, clip each, sum, add their share of the noise.
+    """One attempt at a round without masks: train the shard's users, clip each, sum, add their share of the noise.
 
     The round's plan is computed here from the experiment, not taken from the message.
     """
     packet = decode(message)
-    partition, partitions = _place(context)
+    setting, plan = _plan(packet, context)
+    shard = _shard(packet, context, setting, plan)
+    # How many users' vectors were usable stays here: that would be a count of private data.
+    where = {"partition": place_of(context)[0], "round": plan.round, "attempt": plan.attempt}
+    return Message(encode(shard.arrays, {**where, "users": shard.n_users}), reply_to=message)
+
+
+def _step(phase: Phase) -> Callable[[Message, Context], Message]:
+    """The handler of one phase of secure aggregation; only the masked vector ever leaves."""
+
+    def step(message: Message, context: Context) -> Message:
+        packet = decode(message)
+        setting, plan = _plan(packet, context)
+        node = Node(context)
+        if phase is Phase.ADVERT:
+            node.pin(packet.blob("roster"))
+        client, text = node.client(setting.federation, plan), packet.blob("message")
+        if phase is Phase.MASKED:
+            shard = _shard(packet, context, setting, plan)
+            reply = client.masked(text, plan.release.flatten(shard.arrays))
+        else:
+            answers = {
+                Phase.ADVERT: client.advert,
+                Phase.SHARES: client.shares,
+                Phase.AGREE: client.agree,
+                Phase.UNMASK: client.unmask,
+            }
+            reply = answers[phase](text)
+        return Message(encode({}, {"message": reply}), reply_to=message)
+
+    return step
+
+
+for _phase in Phase:
+    app.train(_phase.name.lower())(_step(_phase))
+
+
+def _plan(packet: Packet, context: Context) -> tuple[Setting, Plan]:
+    """The attempt that a message names, planned here from the experiment."""
     setting = _setting(str(context.run_config["experiment"]))
+    round_, rounds = packet.number("round"), setting.federation.rounds
+    if not 1 <= round_ <= rounds:
+        raise ContributionError(f"Round {round_} is not among the experiment's {rounds} rounds.")
+    return setting, setting.federation.plan(round_, packet.number("attempt"))
+
+
+def _shard(packet: Packet, context: Context, setting: Setting, plan: Plan) -> ShardSum:
+    """What this node's users contribute to an attempt."""
+    partition, partitions = place_of(context)
     federation = setting.federation
-    round_ = packet.number("round")
-    if not 1 <= round_ <= federation.rounds:
-        raise ContributionError(f"Round {round_} is not among the experiment's {federation.rounds} rounds.")
-    attempt = packet.number("attempt")
-    plan = federation.plan(round_, attempt)
     users = partition_of(plan.cohort, partition, partitions, federation.population)
-    shard = client_round(federation.model, packet.arrays, setting.split.train.take(users), plan, partition)
-    counts = {"users": shard.n_users, "rejected": shard.rejected}
-    answer = {"partition": partition, "round": round_, "attempt": attempt, **counts}
-    return Message(encode(shard.arrays, answer), reply_to=message)
-
-
-def _place(context: Context) -> tuple[int, int]:
-    """Set by the simulation runtime, or by ``flower-supernode --node-config``."""
-    return int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
+    return client_round(federation.model, packet.arrays, setting.split.train.take(users), plan, partition)
 
 
 @lru_cache(maxsize=1)
 def _setting(experiment: str) -> Setting:
     """The experiment with its data: once a process, not once a message."""
-    return load_setting(named_or_text(experiment))
+    return load_setting(named_or_text(experiment).replaced(engine={"name": "flower"}))

@@ -14,13 +14,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedrec.errors import ContributionError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Both sides refuse a message of another version."""
 
 _ARRAYS, _CONFIG = "arrays", "config"
-_DTYPES = ("float32", "float64", "int32", "int64")
+_DTYPES = ("float32", "float64", "int32", "int64", "uint32", "uint64")
 
-Value = int | float | str | bool
+Value = int | float | str | bool | bytes
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,17 @@ class Packet:
         value = self.config.get(name)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ContributionError(f"the message's '{name}' is {value!r}, not an integer")
+        return value
+
+    def blob(self, name: str) -> bytes:
+        """A byte string of the config.
+
+        Raises:
+            ContributionError: if it is absent or none.
+        """
+        value = self.config.get(name)
+        if not isinstance(value, bytes):
+            raise ContributionError(f"the message's '{name}' is no byte string")
         return value
 
 

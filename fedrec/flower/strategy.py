@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from logging import WARNING, getLogger
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -18,6 +16,7 @@ from fedrec.errors import ContributionError
 from fedrec.federation.round import Federation, Plan, partition_of
 from fedrec.flower import transport
 from fedrec.flower.codec import decode, record, with_config
+from fedrec.flower.secure import SecureSums
 from fedrec.models.base import Shared
 from fedrec.privacy.mechanism import ShardSum
 
@@ -51,6 +50,7 @@ class FederationStrategy(Strategy):
         self._shards: tuple[ShardSum, ...] = ()
         self._answered: set[str] = set()
         self._refused = 0
+        self._secure: SecureSums | None = None
 
     def start(
         self,
@@ -74,17 +74,22 @@ class FederationStrategy(Strategy):
 
     def collect(self, plan: Plan, shared: Shared) -> Collected:
         """One attempt: the engine's verb."""
-        if self._grid is None:
+        if self._grid is None or self._federation is None:
             raise ContributionError("The strategy was not started; call start(grid, …).")
         self._plan = plan
+        if self._masks(plan):
+            if self._secure is None:
+                self._secure = SecureSums(self._grid, self._nodes, self._federation, ROUND_TIMEOUT_S)
+            return self._secure.collect(plan, shared)
         attempt = ConfigRecord({"attempt": plan.attempt})
         messages = list(self.configure_train(plan.round, record(shared), attempt, self._grid))
         replies = transport.exchange(self._grid, messages, ROUND_TIMEOUT_S)
         self.aggregate_train(plan.round, replies)
         silent = len(messages) - len(self._answered)
-        rejected = silent + self._refused + sum(shard.rejected for shard in self._shards)
+        rejected = silent + self._refused
         up = sum(array.nbytes for shard in self._shards for array in shard.arrays.values())
-        return Collected(self._shards, rejected, up, len(messages) * model_bytes(shared), len(messages))
+        down = len(messages) * model_bytes(shared)
+        return Collected(self._shards, rejected, up, down, len(messages), self._plainly(plan))
 
     def configure_train(
         self,
@@ -134,6 +139,21 @@ class FederationStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         return None
 
+    def _masks(self, plan: Plan) -> bool:
+        """Whether an attempt's vectors are masked: integers of which only the sum is to be seen, of enough nodes."""
+        taking_part = sum(self._expected(partition) > 0 for partition in range(len(self._nodes)))
+        shared = plan.mechanism.grid is not None and plan.mechanism.trust == "distributed"
+        return shared and taking_part >= max(plan.mechanism.min_cohort, 2)
+
+    def _plainly(self, plan: Plan) -> str:
+        """Why an attempt's vectors are not masked, in plain words."""
+        if plan.mechanism.grid is None or plan.mechanism.trust != "distributed":
+            return "plain sum: the server sees what each node sends"
+        return (
+            f"plain ring sum: {len(self._nodes)} nodes are fewer than the minimum cohort of "
+            f"{plan.mechanism.min_cohort} users, so the server of this simulation sees each node's sum"
+        )
+
     def _bind(self, setting: Setting) -> Engine:
         self._federation = setting.federation
         return self
@@ -151,8 +171,8 @@ class FederationStrategy(Strategy):
             raise ContributionError("the reply is of another attempt")
         if not 0 <= partition < len(self._nodes) or self._nodes[partition] != reply.metadata.src_node_id:
             raise ContributionError(f"the sender does not hold partition {partition}")
-        plan.release.check(packet.arrays)
-        shard = ShardSum(packet.arrays, packet.number("users"), packet.number("rejected"))
-        if shard.n_users != self._expected(partition) or not 0 <= shard.rejected <= shard.n_users:
+        plan.release.check(packet.arrays, plan.mechanism.wire)
+        shard = ShardSum(packet.arrays, packet.number("users"))
+        if shard.n_users != self._expected(partition):
             raise ContributionError(f"partition {partition} speaks for {shard.n_users} users, which it does not hold")
-        return partition, replace(shard, arrays={n: a.astype(np.float64) for n, a in packet.arrays.items()})
+        return partition, shard

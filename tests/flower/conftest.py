@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ Tamper = Callable[[Message, Message], list[Message]]
 
 
 @pytest.fixture(autouse=True)
-def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages carry the identity of the process that made them."""
+def _identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Messages carry the identity of the process that made them; nodes keep their secrets under Flower's home."""
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
@@ -80,7 +82,7 @@ class Nodes(Grid):
             answer = clientapp.app(asked, self.contexts[asked.metadata.dst_node_id])
         except FedrecError as error:  # as a node does with whatever its ClientApp raises
             answer = Message(Error(2, str(error)), reply_to=asked)
-        return self._tamper(asked, answer) if asked.metadata.message_type == "train" else [answer]
+        return self._tamper(asked, answer) if asked.metadata.message_type.startswith("train") else [answer]
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError

@@ -30,6 +30,12 @@ Nodes = Callable[..., Any]
 PLAIN = ("privacy.epsilon=none", "privacy.noise_multiplier=none")
 
 
+@pytest.fixture
+def tiny(tiny: Tiny) -> Tiny:
+    """Experiments on Flower, whose clients send integers."""
+    return lambda *overrides: tiny(*overrides).replaced(engine={"name": "flower"})
+
+
 def run(experiment: Experiment, grid: Grid, folder: Path) -> dict[str, Any]:
     FederationStrategy(partial(simulate.start, experiment, partial(RunFolder.create, folder))).start(
         grid, ArrayRecord()
