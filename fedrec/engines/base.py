@@ -19,6 +19,7 @@ class Collected:
         rejected: replies refused for wrong names, shapes or values, or that never came.
         up_bytes, down_bytes: what all clients together sent and received.
         senders: who sent: users in the fleet, nodes on Flower, where a node answers for its whole shard.
+        aggregation: how single vectors were kept from the server, in plain words.
     """
 
     shards: tuple[ShardSum, ...]
@@ -26,6 +27,7 @@ class Collected:
     up_bytes: int
     down_bytes: int
     senders: int
+    aggregation: str
 
 
 class Engine(Protocol):

@@ -11,8 +11,7 @@ from fedrec.engines.base import Collected
 from fedrec.federation.round import Plan, client_round
 from fedrec.models.base import Recommender, Shared
 
-WIRE_BYTES = 8
-"""A coordinate travels as float64, so that the order of shards cannot move a sum by more than its last bits."""
+IN_PROCESS = "simulated: every client is in this process, and only their sum is looked at"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +33,10 @@ class Fleet:
         return Collected(
             shards=(shard,),
             rejected=shard.rejected,
-            up_bytes=clients * plan.release.size * WIRE_BYTES,
+            up_bytes=clients * sum(array.nbytes for array in shard.arrays.values()),
             down_bytes=clients * model_bytes(shared),
             senders=clients,
+            aggregation=IN_PROCESS,
         )
 
 

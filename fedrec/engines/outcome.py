@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,39 +16,50 @@ import numpy as np
 import fedrec
 from fedrec.config import Experiment
 from fedrec.data.interactions import Interactions
-from fedrec.engines.fleet import Fleet, model_bytes
+from fedrec.engines.fleet import IN_PROCESS, Fleet, model_bytes
 from fedrec.engines.run import Setting, scorer, train_quietly
 from fedrec.evaluation.ranking import block_of_scores
-from fedrec.federation.round import State, make_federation
+from fedrec.federation.planning import make_federation
+from fedrec.federation.round import State
 from fedrec.models.base import Recommender, Shared
-from fedrec.privacy.accounting import accountant_version, composed_mu, pld_epsilon
+from fedrec.privacy.accounting import accountant_of, rdp_epsilon, report_epsilon
+from fedrec.privacy.grid import Grid
 from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.mechanism import SEEDED
+from fedrec.privacy.mechanism import SECURE, SEEDED
 from fedrec.randomness import Lane
 
 _SAMPLE_USERS, _SAMPLE_TITLES, _SAMPLE_HISTORY = 5, 10, 5
 
 
-def baselines(setting: Setting) -> dict[str, Any]:
-    """Popularity under the same promise, and the same model without one; each reads the test split once, at the end."""
+def baselines(setting: Setting, epsilon: float | None) -> dict[str, Any]:
+    """Popularity under the same promise, and the same model without one; each reads the test split once, at the end.
+
+    Args:
+        setting: the run's.
+        epsilon: what the run spent; None without privacy.
+    """
     experiment = setting.experiment
     chosen: dict[str, Experiment] = {}
-    sigmas = [mechanism.noise_multiplier for mechanism in setting.federation.mechanisms]
-    private = setting.federation.mechanisms[0].private
     if experiment.model.name != "popularity":
-        # One release at the cost of all the run's rounds together: the same epsilon, whatever fixed it.
-        noise = {"noise_multiplier": 1 / composed_mu(sigmas)} if private else {}
-        chosen["popularity"] = experiment.replaced(model={"name": "popularity"}, privacy=noise)
-    if private:
+        chosen["popularity"] = experiment.replaced(
+            model={"name": "popularity", **_POPULARITY[experiment.privacy.unit]},
+            training={"backend": "auto", "sample": "interaction"},
+            privacy={"epsilon": epsilon, "noise_multiplier": None},
+        )
+    if epsilon is not None:
         chosen["non_private"] = experiment.replaced(privacy={"epsilon": None, "noise_multiplier": None})
     results = {}
     for name, other in chosen.items():
         federation = make_federation(other, setting.data.catalogue, setting.data.n_users)
         state = train_quietly(federation, Fleet(federation.model, setting.split.train))
         measured = measure(setting, federation.model, state.shared, name)
-        own = [mechanism.noise_multiplier for mechanism in federation.mechanisms if mechanism.private]
-        results[name] = {"epsilon": pld_epsilon(own, other.privacy.delta) if own else None, **measured}
+        events = [mechanism.events()[mechanism.unit] for mechanism in federation.mechanisms if mechanism.private]
+        results[name] = {"epsilon": report_epsilon(events, other.privacy.delta) if events else None, **measured}
     return results
+
+
+_POPULARITY: dict[str, dict[str, int]] = {"user": {}, "interaction": {"least": 50}}
+"""What popularity needs for a promise at a level."""
 
 
 def measure(setting: Setting, model: Recommender, shared: Shared, label: str) -> dict[str, Any]:
@@ -84,6 +97,7 @@ def summarise(
     clients = sum(line["cohort"] for line in lines)
     senders = sum(line["senders"] for line in lines)
     final = model_bytes(state.shared)
+    spent = ledger.epsilon() if federation.mechanisms[0].private else None
     up, down = sum(line["up_bytes"] for line in lines), sum(line["down_bytes"] for line in lines)
     return {
         "experiment": experiment.name,
@@ -97,9 +111,9 @@ def summarise(
         "engine": engine,
         "rounds": len(lines),
         "seed": experiment.seed,
-        "privacy": _privacy(setting, ledger),
+        "privacy": _privacy(setting, ledger, str(lines[-1]["aggregation"])),
         "metrics": measured,
-        "baselines": baselines(setting) if experiment.evaluation.baselines else {},
+        "baselines": baselines(setting, spent) if experiment.evaluation.baselines else {},
         "communication": {
             # Of a sender (a user, or on Flower a node) that takes part in every round and fetches the final model.
             "up_bytes_per_client": round(up / senders * len(lines)),
@@ -114,7 +128,7 @@ def summarise(
     }
 
 
-def _privacy(setting: Setting, ledger: Ledger) -> dict[str, Any]:
+def _privacy(setting: Setting, ledger: Ledger, aggregation: str) -> dict[str, Any]:
     mechanism, privacy = setting.federation.mechanisms[0], setting.experiment.privacy
     promise = {"unit": mechanism.unit, "adjacency": mechanism.adjacency, "trust": mechanism.trust}
     if not mechanism.private:
@@ -131,22 +145,51 @@ def _privacy(setting: Setting, ledger: Ledger) -> dict[str, Any]:
         **promise,
         "epsilon": ledger.epsilon(),
         "delta": privacy.delta,
+        "levels": {unit: ledger.epsilon(unit) for unit in mechanism.events()},
         # Of equal rounds; where shares differ, that of as many equal rounds at the same cost.
-        "noise_multiplier": len(sigmas) ** 0.5 / composed_mu(sigmas),
+        "noise_multiplier": math.sqrt(len(sigmas) / math.fsum(sigma**-2 for sigma in sigmas)),
         "noise_multipliers": sigmas,
         "clip_norm": setting.federation.mechanisms[-1].clip_norm,
-        "accountant": accountant_version(),
+        "accountant": accountant_of(ledger.events()),
+        "integers": _integers(setting),
         "target_epsilon": privacy.epsilon,
-        "noise_source": SEEDED,
-        "unprotected": unprotected(setting),
+        "noise": setting.experiment.noise,
+        "noise_source": SEEDED if privacy.source == "seeded" else SECURE,
+        "aggregation": aggregation,
+        "unprotected": unprotected(setting, aggregation),
     }
 
 
-def unprotected(setting: Setting) -> list[str]:
-    """What the run shows that its epsilon does not cover, in plain words."""
+def _integers(setting: Setting) -> dict[str, Any] | None:
+    """The planned rounds with Skellam noise on integers beside the same in Gaussian noise, by one conversion.
+
+    None where the noise is inside of local training, which is floating point on devices too.
+    """
+    federation, privacy = setting.federation, setting.experiment.privacy
+    if setting.experiment.noise_inside:
+        return None
+    integers, floats = [], []
+    for release, mechanism in zip(federation.releases, federation.mechanisms, strict=True):
+        grid = Grid(release.size, mechanism.clip_norm, privacy.resolution)
+        integers.append(replace(mechanism, grid=grid).events()[mechanism.unit])
+        floats.append(replace(mechanism, grid=None).events()[mechanism.unit])
+    return {
+        "epsilon": rdp_epsilon(integers, privacy.delta),
+        "gaussian_epsilon": rdp_epsilon(floats, privacy.delta),
+        "accountant": accountant_of(integers),
+    }
+
+
+def unprotected(setting: Setting, aggregation: str = IN_PROCESS) -> list[str]:
+    """What the run shows that its epsilon does not cover, in plain words.
+
+    Args:
+        setting: the run's.
+        aggregation: how single vectors were kept from the server, as the engine said.
+    """
     listed = [
-        "noise: it is seeded, so whoever knows the seed can subtract it; this is a simulation",
-        *_of_trust(setting.federation.mechanisms[0].trust),
+        *_of_noise(setting),
+        *_of_trust(setting.federation.mechanisms[0].trust, aggregation),
         "participation: who was asked and how many answered is public",
         "the item catalogue with its titles, years and genres, and the number of users",
         "metrics of this report (every round's validation, the final test): computed on the users' own held-out items",
@@ -161,11 +204,23 @@ def unprotected(setting: Setting) -> list[str]:
     return listed
 
 
-def _of_trust(trust: str) -> list[str]:
-    """What a trust model takes for granted that this version does not enforce."""
-    if trust != "distributed":
+def _of_noise(setting: Setting) -> list[str]:
+    """What the source of the noise and its arithmetic leave open."""
+    listed = []
+    if setting.experiment.privacy.source == "seeded":
+        listed.append("noise: it is seeded, so whoever knows the seed can subtract it; this is a simulation")
+    if setting.experiment.noise == "gaussian":
+        listed.append("noise in floating point: its last bits may give values away (Mironov 2012); integers do not")
+    return listed
+
+
+def _of_trust(trust: str, aggregation: str) -> list[str]:
+    """What a trust model takes for granted that this run did not enforce."""
+    if trust != "distributed" or aggregation.startswith("secure"):
         return []
-    return ["single updates: no secure aggregation hides them yet, the shares of the noise are drawn as one"]
+    if aggregation == IN_PROCESS:
+        return ["single updates: in one process nothing has to hide them; on devices, secure aggregation does"]
+    return [f"sums of single nodes: {aggregation}"]
 
 
 def versions() -> dict[str, str]:

@@ -28,10 +28,12 @@ from fedrec.errors import (
 from fedrec.evaluation.protocol import Evaluator
 from fedrec.evaluation.ranking import Scorer
 from fedrec.federation import checkpoint
-from fedrec.federation.round import Federation, Plan, State, make_federation
+from fedrec.federation.planning import make_federation
+from fedrec.federation.round import Federation, Plan, State
 from fedrec.models.base import Recommender, Shared
-from fedrec.privacy.ledger import Ledger, check_budget
-from fedrec.privacy.mechanism import SEEDED
+from fedrec.privacy.budget import check_budget
+from fedrec.privacy.ledger import Ledger, Outcome
+from fedrec.privacy.mechanism import SECURE, SEEDED
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
 from fedrec.reporting.progress import Progress
@@ -77,7 +79,7 @@ def prepare(experiment: Experiment) -> Setting:
     privacy, n_users = experiment.privacy, setting.data.n_users
     first = setting.federation.mechanisms[0]
     if first.private:
-        check_budget(1, [first.noise_multiplier], privacy.epsilon, privacy.delta)
+        check_budget(1, [first.events()[first.unit]], privacy.epsilon, privacy.delta)
     if first.private and privacy.delta >= 1 / n_users:
         warnings.warn(
             f"privacy.delta = {privacy.delta:g} is not below 1/users = {1 / n_users:.2g}: at that delta the "
@@ -105,16 +107,20 @@ def open_ledger(setting: Setting, folder: RunFolder) -> Ledger:
     return Ledger(
         folder.path(names.LEDGER),
         {
-            "experiment": setting.experiment.digest(),
+            "run": setting.experiment.digest(),
             "unit": mechanism.unit,
             "adjacency": mechanism.adjacency,
             "trust": mechanism.trust,
             "delta": repr(privacy.delta),
             "epsilon": None if budget is None else repr(budget),
-            "noise": SEEDED if mechanism.private else "none",
+            "noise": _source(setting.experiment) if mechanism.private else "none",
             "users": setting.data.n_users,
         },
     )
+
+
+def _source(experiment: Experiment) -> str:
+    return SEEDED if experiment.privacy.source == "seeded" else SECURE
 
 
 def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledger, progress: Progress) -> State:
@@ -132,9 +138,10 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
         began = time.perf_counter()
         plan = federation.plan(state.round + 1, state.attempt)
         _reserve(ledger, plan, failure)
-        collected = engine.collect(plan, state.shared)
-        survivors = sum(shard.n_users for shard in collected.shards)
+        survivors = 0
         try:
+            collected = engine.collect(plan, state.shared)
+            survivors = sum(shard.n_users for shard in collected.shards)
             after = federation.finish(state, plan, collected.shards)
         except (RoundFailedError, ContributionError) as error:
             failure = error
@@ -160,6 +167,7 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
                 "up_bytes": collected.up_bytes,
                 "down_bytes": collected.down_bytes,
                 "senders": collected.senders,
+                "aggregation": collected.aggregation,
                 "noise_multiplier": plan.mechanism.noise_multiplier,
                 "epsilon": epsilon,
                 "metrics": metrics,
@@ -176,14 +184,14 @@ def _reserve(ledger: Ledger, plan: Plan, failure: FedrecError | None) -> None:
     if not plan.mechanism.private:
         return
     try:
-        ledger.reserve(plan.round, plan.attempt, plan.event())
+        ledger.reserve(plan.round, plan.attempt, plan.event(), plan.mechanism.events())
     except BudgetExceededError as error:
         if failure is None:
             raise
         raise BudgetExceededError(f"{failure} Trying again is a new charge. {error}") from failure
 
 
-def _close(ledger: Ledger, plan: Plan, outcome: str, survivors: int) -> None:
+def _close(ledger: Ledger, plan: Plan, outcome: Outcome, survivors: int) -> None:
     if plan.mechanism.private:
         ledger.close(plan.round, plan.attempt, outcome, survivors)
 
@@ -215,7 +223,7 @@ def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State
             "events are missing, so this run cannot be continued."
         )
     folder.truncate_rounds(state.round)
-    while ledger.aborted(state.round + 1, state.attempt):
+    while ledger.outcome(state.round + 1, state.attempt) == "abort":
         state = setting.federation.failed(state)
     return state
 

@@ -1,228 +1,267 @@
 """The ledger: an append-only, hash-chained record of declared events; the one place where a budget is refused.
 
-One canonical JSON object a line (RFC 8785: sorted keys, no spaces; decimals are strings), each carrying the SHA-256 of
-the line before it. An RFC 6962 Merkle root over the lines, signed with Ed25519, is the checkpoint. The ledger records
-mechanism events and never just an epsilon, so anyone can recompute the budget.
+One canonical JSON object a line (RFC 8785; decimals are strings), each with the SHA-256 of the line before it under
+``prev``. The ledger records mechanism events and never just an epsilon, so anyone can recompute the budget.
+
+- ``open``, first and once: ``version``, ``run`` (its id), ``unit``, ``adjacency``, ``trust``, ``delta``, ``epsilon``
+  (the budget at that unit, null for none), ``noise`` (its source).
+- ``reserve``: ``round``, ``attempt``, what is released, and ``events``: by unit, what it costs
+  (`fedrec.privacy.events`). ``clients`` may hold the root of the cohort's pseudonyms (`fedrec.privacy.participants`).
+- ``commit``, ``abort`` or ``release``: how an attempt ended, with its ``survivors``. A commit may carry the SHA-256 of
+  what was published: ``sum``, ``model``. Only a released attempt is not charged.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from fedrec.errors import BudgetExceededError, LedgerError
-from fedrec.privacy.accounting import composed_mu, gaussian_epsilon, pld_epsilon
+from fedrec.errors import LedgerError
+from fedrec.privacy.accounting import filter_epsilon, report_epsilon
+from fedrec.privacy.budget import Filter
+from fedrec.privacy.events import Event, from_fields, to_fields
+from fedrec.privacy.proofs import GENESIS, Record, canonical_json, sign_checkpoint, verify_chain
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-Event = Mapping[str, Any]
+VERSION = 2
 
-GENESIS = "0" * 64
-_TOLERANCE = 1e-9
+Outcome = Literal["commit", "abort", "release"]
+
+
+@dataclass
+class _Attempt:
+    """A reserved attempt: its line's number from 0, what it costs by unit, and the line that ended it."""
+
+    line: int
+    events: Mapping[str, Event]
+    ended: Record | None = None
+
+    @property
+    def charged(self) -> bool:
+        return self.ended is None or self.ended["type"] != "release"
 
 
 class Ledger:
-    """The events of one run, in a file.
+    """The events of one run, in a file that one process writes.
+
+    Guarantees:
+        What `reserve` has returned for, outside of a `batch`, is on the disk and stays charged after a crash; a line
+        that a crash cut short was not acknowledged, does not count and is written over. The budget holds for the
+        opening's unit, also when a later event depends on earlier results.
 
     Args:
         path: the file; created with ``opening`` if absent, else read, verified and continued.
-        opening: the first event: what is promised (unit, adjacency, trust, delta, budget, noise source, experiment).
+        opening: the first event, but for its type and version.
 
     Raises:
         LedgerError: if the file is damaged or belongs to another experiment.
     """
 
-    def __init__(self, path: Path, opening: Event) -> None:
+    def __init__(self, path: Path, opening: Mapping[str, Any]) -> None:
         self.path = path
-        self._lines: list[bytes] = []
-        self._events: list[Event] = []
-        if path.exists():
-            self._lines = _complete_lines(path)
-            self._events = verify_chain(self._lines, path.name)
-        self._size = sum(len(line) + 1 for line in self._lines)
-        first = {"type": "open", "version": 1, **opening}
-        if not self._events:
-            self._append(first)
-        elif _content(self._events[0]) != first:
-            raise LedgerError(f"'{path}' belongs to another experiment; choose another folder.")
-        self.delta = float(opening["delta"])
+        self.run, self.unit, self.delta = str(opening["run"]), str(opening["unit"]), float(opening["delta"])
         self.budget = None if opening["epsilon"] is None else float(opening["epsilon"])
+        self._filter = Filter(self.budget, self.delta)
+        self._attempts: dict[tuple[int, int], _Attempt] = {}
+        self._last, self._head = (0, 0), GENESIS
+        self._batching = self._failed = False
+        self._pending: list[bytes] = []
+        content = path.read_bytes() if path.exists() else b""
+        self._lines: list[bytes] = []
+        self._size, self._end = content.rfind(b"\n") + 1, len(content)
+        first = {**opening, "type": "open", "version": VERSION}
+        lines = content.split(b"\n")[:-1]
+        for line, record in zip(lines, verify_chain(lines, path.name), strict=True):
+            if not self._lines and _content(record) != first:
+                raise LedgerError(f"'{path}' belongs to another experiment; choose another folder.")
+            try:
+                self._take(line, record)
+            except (KeyError, TypeError, AttributeError) as error:
+                where = f"{path.name}, line {len(self._lines) + 1}"
+                raise LedgerError(f"{where}: not an event of a ledger of version {VERSION}.") from error
+        if not self._lines:
+            self._append(first)
 
     @property
     def lines(self) -> tuple[bytes, ...]:
         return tuple(self._lines)
 
-    def reserve(self, round_: int, attempt: int, mechanism: Mapping[str, Any]) -> None:
+    def reserve(self, round_: int, attempt: int, description: Mapping[str, Any], events: Mapping[str, Event]) -> None:
         """Charge an attempt before any client is asked. An attempt already reserved (a resumed run) is charged once.
 
         Args:
-            round_: the round, from 1.
-            attempt: 0 for the first.
-            mechanism: the declared event: release, noise_multiplier, clip_norm, cohort, min_cohort, trust …
+            round_: the round, from 1; never an earlier one than before.
+            attempt: 0 for the first; each is a charge of its own.
+            description: what is released: its name, noise_multiplier, clip_norm, cohort, min_cohort, trust …
+            events: what it costs, by unit.
 
         Raises:
             BudgetExceededError: if the budget does not allow it; nothing is written then.
-            LedgerError: if the attempt is on record with another mechanism.
+            LedgerError: if the attempt is on record with another mechanism, was released, or is out of order.
         """
-        event = {"type": "reserve", "round": round_, "attempt": attempt, **_canonical(mechanism)}
-        for old in self._events:
-            if (old["type"], old.get("round"), old.get("attempt")) == ("reserve", round_, attempt):
-                if _content(old) != event:
-                    raise LedgerError(
-                        f"'{self.path}': round {round_}, attempt {attempt} stands with another mechanism."
-                    )
-                return
-        sigma = float(mechanism["noise_multiplier"])
-        check_budget(round_, [*self.noise_multipliers(), sigma], self.budget, self.delta)
-        self._append(event)
+        costs = {unit: to_fields(event) for unit, event in events.items()}
+        record = {**_plain(description), "type": "reserve", "round": round_, "attempt": attempt, "events": costs}
+        where = f"'{self.path}': round {round_}, attempt {attempt}"
+        known = self._find(round_, attempt)
+        if known is not None:
+            if _content(json.loads(self._lines[known.line])) != record:
+                raise LedgerError(f"{where} stands with another mechanism.")
+            if not known.charged:
+                raise LedgerError(f"{where} was released and is never used again; take the next attempt.")
+            return
+        if self.unit not in events:
+            raise LedgerError(f"{where} declares no event for unit '{self.unit}', which the budget is about.")
+        if (round_, attempt) <= self._last:
+            raise LedgerError(f"{where} comes after round {self._last[0]}, attempt {self._last[1]}; go on from there.")
+        self._filter.check(events[self.unit], round_)
+        self._append(record)
 
-    def close(self, round_: int, attempt: int, outcome: str, survivors: int) -> None:
-        """Record how an attempt ended: ``commit`` or ``abort``. Either way it stays charged."""
-        event = {"type": outcome, "round": round_, "attempt": attempt, "survivors": survivors}
-        if _content(self._events[-1]) != event:  # a resumed run may repeat the last line
-            self._append(event)
+    def close(
+        self,
+        round_: int,
+        attempt: int,
+        outcome: Outcome,
+        survivors: int = 0,
+        published: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record how an attempt ended, once; a resumed run may say the same again.
 
-    def aborted(self, round_: int, attempt: int) -> bool:
-        """Whether an attempt is on record as failed: its noise was used, so it is not answered again."""
-        wanted = ("abort", round_, attempt)
-        return any((event["type"], event.get("round"), event.get("attempt")) == wanted for event in self._events)
+        Args:
+            round_: the round.
+            attempt: of it, reserved before.
+            outcome: ``commit``; ``abort``, which stays charged, since somebody may have sent a vector; or ``release``,
+                which does not and is right only where no client can have sent its vector: the caller knows.
+            survivors: users in the sum.
+            published: SHA-256 in hex of what the server published: ``sum``, ``model``.
+
+        Raises:
+            LedgerError: if it was not reserved or ended in another way.
+        """
+        record = {**(published or {}), "type": outcome, "round": round_, "attempt": attempt, "survivors": survivors}
+        known = self._find(round_, attempt)
+        where = f"'{self.path}': round {round_}, attempt {attempt}"
+        if known is None:
+            raise LedgerError(f"{where} was never reserved, so it cannot end as '{outcome}'.")
+        if known.ended is None:
+            self._append(record)
+        elif _content(known.ended) != record:
+            raise LedgerError(f"{where} ended as '{known.ended['type']}' already, and not as '{outcome}' like this.")
+
+    def outcome(self, round_: int, attempt: int) -> str | None:
+        """How an attempt ended, ``open`` if it is reserved and nothing else is known, None if not even that."""
+        known = self._find(round_, attempt)
+        if known is None:
+            return None
+        return "open" if known.ended is None else str(known.ended["type"])
+
+    def events(self, unit: str | None = None) -> list[Event]:
+        """What every charged attempt costs at a unit (default: the opening's), in order."""
+        return [one.events[unit or self.unit] for one in self._attempts.values() if one.charged]
+
+    def spent(self, unit: str | None = None) -> float:
+        """Epsilon so far by the filter that decides refusals."""
+        return filter_epsilon(self.events(unit), self.delta)
+
+    def epsilon(self, unit: str | None = None) -> float:
+        """Epsilon so far by the accountant of reports."""
+        return report_epsilon(self.events(unit), self.delta)
 
     def noise_multipliers(self) -> list[float]:
-        """The noise of every charged event, in order."""
-        return [float(event["noise_multiplier"]) for event in self._events if event["type"] == "reserve"]
-
-    def spent(self) -> float:
-        """Epsilon so far by the filter (analytic Gaussian), for the progress line."""
-        return gaussian_epsilon(composed_mu(self.noise_multipliers()), self.delta)
-
-    def epsilon(self) -> float:
-        """Epsilon so far by dp-accounting's PLD: the reported figure."""
-        return pld_epsilon(self.noise_multipliers(), self.delta)
+        """The declared noise multiplier of every charged attempt, in order."""
+        charged = [json.loads(self._lines[one.line]) for one in self._attempts.values() if one.charged]
+        return [float(record["noise_multiplier"]) for record in charged]
 
     def head(self) -> str:
         """The SHA-256 of the last line, in hex."""
-        return hashlib.sha256(self._lines[-1]).hexdigest()
+        return self._head
 
     def checkpoint(self, key: Ed25519PrivateKey) -> str:
-        """A signed statement of size, head and Merkle root, as canonical JSON; meant to be published elsewhere."""
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+        """A signed statement of run, size, head and Merkle root, as canonical JSON; meant to be published elsewhere."""
+        return sign_checkpoint(self._lines, self.run, key)
 
-        public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        body = {"head": self.head(), "root": merkle_root(self._lines).hex(), "size": len(self._lines), "version": 1}
-        signature = key.sign(canonical_json(body))
-        signed = {**body, "key": base64.b64encode(public).decode(), "signature": base64.b64encode(signature).decode()}
-        return canonical_json(signed).decode() + "\n"
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """One flush to the disk for every line inside. None of them is safe before the end: ask no client earlier."""
+        self._batching = True
+        try:
+            yield
+        finally:
+            self._batching = False
+            self._flush()
 
-    def _append(self, event: Event) -> None:
-        """Write one line and wait until it is on the disk: a charge must survive a crash."""
-        line = canonical_json({**event, "prev": self.head() if self._lines else GENESIS})
+    def _find(self, round_: int, attempt: int) -> _Attempt | None:
+        """An attempt on record. After a failed write the file is what counts, and this object knows more than it."""
+        if self._failed:
+            raise LedgerError(f"'{self.path}' could not be written before; open it anew.")
+        return self._attempts.get((round_, attempt))
+
+    def _append(self, record: Record) -> None:
+        """Write one line; unless in a batch, wait until it is on the disk: a charge must survive a crash."""
+        line = canonical_json({**record, "prev": self._head})
+        self._take(line, record)
+        self._pending.append(line + b"\n")
+        if not self._batching:
+            self._flush()
+
+    def _take(self, line: bytes, record: Record) -> None:
+        """Add a line that is written, or about to be, to what is known."""
+        if record["type"] == "reserve":
+            events = {unit: from_fields(fields) for unit, fields in record["events"].items()}
+            self._last = (record["round"], record["attempt"])
+            self._attempts[self._last] = _Attempt(len(self._lines), events)
+            self._filter.add(events[self.unit])
+        elif record["type"] != "open":
+            known = self._attempts[record["round"], record["attempt"]]
+            known.ended = record
+            if not known.charged:
+                self._filter.remove(known.events[self.unit])
+        self._lines.append(line)
+        self._head = hashlib.sha256(line).hexdigest()
+
+    def _flush(self) -> None:
+        """Write the lines that wait."""
+        if not self._pending:
+            return
+        content, self._pending, self._failed = b"".join(self._pending), [], True
         try:
             with self.path.open("ab") as file:
+                if file.tell() != self._end:
+                    raise LedgerError(f"'{self.path}' was changed by another process; a run has one writer.")
                 file.truncate(self._size)  # cuts a line that a crash left half-written
-                file.write(line + b"\n")
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if self._end == 0:
+                _sync_folder(self.path.parent)
         except OSError as error:
             reason = error.strerror or str(error)
             raise LedgerError(f"Cannot write '{self.path}': {reason}; free some space and try again.") from error
-        self._size += len(line) + 1
-        self._lines.append(line)
-        self._events.append(json.loads(line))
+        self._size += len(content)
+        self._end, self._failed = self._size, False
 
 
-def check_budget(round_: int, noise_multipliers: Sequence[float], budget: float | None, delta: float) -> None:
-    """Refuse a round whose noise multiplier is the last of these; a budget of None allows everything.
-
-    Raises:
-        BudgetExceededError: if the filter's epsilon of them all is above the budget.
-    """
-    if budget is None:
-        return
-    after = gaussian_epsilon(composed_mu(noise_multipliers), delta)
-    if after > budget * (1 + _TOLERANCE):
-        raise BudgetExceededError(
-            f"Round {round_} would bring epsilon to {after:.4g}, above the budget {budget:g} at delta {delta:g}; "
-            "raise privacy.epsilon or privacy.noise_multiplier, or run fewer rounds."
-        )
+def _content(record: Record) -> dict[str, Any]:
+    """A record without the hash that links it to the line before."""
+    return {key: value for key, value in record.items() if key != "prev"}
 
 
-def canonical_json(value: Mapping[str, Any]) -> bytes:
-    """RFC 8785 for what a ledger holds: objects of strings, integers, null and lists of them."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+def _plain(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: repr(value) if isinstance(value, float) else value for key, value in description.items()}
 
 
-def _content(event: Event) -> dict[str, Any]:
-    """An event without the hash that links it to the line before."""
-    return {key: value for key, value in event.items() if key != "prev"}
-
-
-def _canonical(mechanism: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: repr(value) if isinstance(value, float) else value for key, value in mechanism.items()}
-
-
-def _complete_lines(path: Path) -> list[bytes]:
-    """The file's lines; a last one without its newline was never acknowledged and does not count."""
-    return path.read_bytes().split(b"\n")[:-1]
-
-
-def verify_chain(lines: Sequence[bytes], name: str = "ledger.jsonl") -> list[Event]:
-    """The events of a ledger whose every line carries the hash of the line before.
-
-    Raises:
-        LedgerError: naming the first line that is damaged, reordered, dropped or inserted.
-    """
-    events: list[Event] = []
-    prev = GENESIS
-    for number, line in enumerate(lines, start=1):
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name durable; some file systems refuse to flush a folder, and then nothing can be done."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            event = json.loads(line)
-            canonical = canonical_json(event)
-        except (ValueError, RecursionError) as error:
-            raise LedgerError(f"{name}, line {number}: not valid JSON; the ledger is damaged.") from error
-        if not isinstance(event, dict) or canonical != line:
-            raise LedgerError(f"{name}, line {number}: not in canonical form; the ledger was edited.")
-        if event.get("prev") != prev:
-            raise LedgerError(f"{name}, line {number}: does not follow the line before it; the ledger was edited.")
-        events.append(event)
-        prev = hashlib.sha256(line).hexdigest()
-    return events
-
-
-def merkle_root(lines: Sequence[bytes]) -> bytes:
-    """The Merkle tree hash of RFC 6962, section 2.1."""
-    level = [hashlib.sha256(b"\x00" + line).digest() for line in lines]
-    if not level:
-        return hashlib.sha256(b"").digest()
-    while len(level) > 1:  # pairing neighbours and carrying an odd last one up is the RFC's recursive split
-        pairs = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
-        level = pairs + level[len(pairs) * 2 :]
-    return level[0]
-
-
-def verify_checkpoint(text: str, lines: Sequence[bytes]) -> None:
-    """Check a signed checkpoint against a ledger's lines.
-
-    Raises:
-        LedgerError: if the signature, the size, the head or the root does not fit.
-    """
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        signed = json.loads(text)
-        body = {key: signed[key] for key in ("head", "root", "size", "version")}
-        public = Ed25519PublicKey.from_public_bytes(base64.b64decode(signed["key"]))
-        public.verify(base64.b64decode(signed["signature"]), canonical_json(body))
-    except (ValueError, KeyError, TypeError, InvalidSignature) as error:
-        raise LedgerError("ledger.checkpoint: its signature is not valid.") from error
-    size = body["size"]
-    known = list(lines[:size]) if isinstance(size, int) and 0 < size <= len(lines) else []
-    head = hashlib.sha256(known[-1]).hexdigest() if known else ""
-    if not known or merkle_root(known).hex() != body["root"] or head != body["head"]:
-        raise LedgerError(f"ledger.jsonl does not hold the {body['size']} lines that ledger.checkpoint signed.")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -21,9 +21,9 @@ _ADJACENCIES = {
 _TRUST = {
     "distributed": (
         "Nobody needs to be trusted with a single person's update: every client clips its update and adds a share of "
-        "the noise, and the promise is about the sum. It needs secure aggregation, which shows the server no more: "
-        "this version only simulates it and does not yet hide a single update. Enough clients have to be honest: the "
-        "shares are sized for the minimum cohort, and a client that leaves its share out weakens the promise."
+        "the noise, and the promise is about the sum. It needs secure aggregation, which shows the server no more. "
+        "Enough clients have to be honest: the shares are sized for the minimum cohort less those assumed to collude, "
+        "and every further client that leaves its share out weakens the promise."
     ),
     "central": (
         "The server must be trusted: it sees every client's clipped update and adds the noise itself. This setting "
@@ -163,6 +163,16 @@ def _facts(privacy: Privacy, epsilon: float) -> tuple[tuple[str, str, str], ...]
         facts.append(("Noise multiplier", f"{privacy.noise_multiplier:.4g}", noise))
     if privacy.accountant:
         facts.append(("Accountant", privacy.accountant, "the method that adds up the rounds"))
+    if privacy.integers is not None:
+        both = privacy.integers
+        remark = (
+            f"of the same noise on integers, as devices add it ({both.accountant}); Gaussian noise costs "
+            f"{figures.epsilon(both.gaussian_epsilon)} by the same conversion"
+        )
+        facts.append(("Epsilon on integers", figures.epsilon(both.epsilon), remark))
+    if privacy.aggregation:
+        how, _, remark = privacy.aggregation.partition(": ")
+        facts.append(("Aggregation", how, remark))
     if privacy.noise_source:
         source, _, remark = privacy.noise_source.partition(", ")
         facts.append(("Noise source", source, remark))

@@ -32,6 +32,14 @@ class Dataset(Part):
     interactions: int
 
 
+class Integers(Part):
+    """The same noise on integers, as devices add it: epsilon beside that of the Gaussian under the same conversion."""
+
+    epsilon: float
+    gaussian_epsilon: float
+    accountant: str
+
+
 class Privacy(Part):
     """What was promised. ``epsilon`` is None for a run without privacy; ``unprotected`` says what it leaves out."""
 
@@ -46,6 +54,9 @@ class Privacy(Part):
     accountant: str | None = None
     target_epsilon: float | None = None
     noise_source: str | None = None
+    aggregation: str | None = None
+    integers: Integers | None = None
+    levels: dict[str, float] = {}
     unprotected: tuple[str, ...] = ()
 
     @field_validator("noise_multipliers", "unprotected", mode="before")

@@ -117,7 +117,7 @@ class Flaky:
         shards = shards_of(self.setting, plan, shared, 2)
         self.sent.append(shards)
         kept = shards[:1] if self.silent(plan) else shards
-        return Collected(tuple(kept), 2 - len(kept), 0, 0, senders=2)
+        return Collected(tuple(kept), 2 - len(kept), 0, 0, senders=2, aggregation="plain")
 
 
 def test_a_failed_attempt_stays_charged_and_the_next_one_draws_afresh(tiny: Tiny, tmp_path: Path) -> None:
