@@ -37,7 +37,7 @@ def whole(place: Path) -> Path:
         (1200, "checkpoint.safetensors", 2, {"experiment.toml", "ledger.jsonl"}),
         (2500, "ledger.jsonl", 1, {"experiment.toml", "ledger.jsonl", "rounds.jsonl", "checkpoint.safetensors"}),
         (
-            7000,
+            20_000,
             "report.html",
             2,
             {

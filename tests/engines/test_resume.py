@@ -22,7 +22,7 @@ from fedrec.engines.run import Setting
 from fedrec.errors import LedgerError, RunFolderError
 from fedrec.federation.round import Plan
 from fedrec.models.base import Shared
-from fedrec.privacy.ledger import verify_chain, verify_checkpoint
+from fedrec.privacy.proofs import verify_chain, verify_checkpoint
 from fedrec.reporting.folder import RunFolder
 
 Tiny = Callable[..., Experiment]

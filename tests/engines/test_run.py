@@ -17,7 +17,7 @@ from fedrec.engines import simulate
 from fedrec.engines.run import prepare
 from fedrec.errors import BudgetExceededError, ConfigError, LedgerError, PrivacyWarning, RunFolderError
 from fedrec.privacy.accounting import gaussian_epsilon
-from fedrec.privacy.ledger import verify_chain, verify_checkpoint
+from fedrec.privacy.proofs import verify_chain, verify_checkpoint
 from fedrec.reporting.folder import RunFolder
 
 Tiny = Callable[..., Experiment]
