@@ -20,6 +20,7 @@ LAYERS = (
     ("registry",),
     ("randomness",),
     ("contribution",),
+    ("sections",),
     ("config",),
     ("data",),
     ("privacy",),

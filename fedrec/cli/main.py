@@ -76,11 +76,15 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSO
 
 
 def _add_groups() -> None:
+    from fedrec.cli.audit import app as audit
     from fedrec.cli.compare import compare
     from fedrec.cli.data import app as data
+    from fedrec.cli.privacy import app as privacy
 
     app.command()(compare)
+    app.add_typer(audit, name="audit")
     app.add_typer(data, name="data")
+    app.add_typer(privacy, name="privacy")
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -151,7 +153,7 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
             continue
         failure = None
         seconds = time.perf_counter() - began
-        _close(ledger, plan, "commit", survivors)
+        _close(ledger, plan, "commit", survivors, {"model": hashlib.sha256(model_file(after.shared)).hexdigest()})
         due = plan.round % setting.experiment.evaluation.every == 0 or plan.round == federation.rounds
         metrics = setting.evaluator.validation(scorer(federation.model, after.shared), quick=True) if due else None
         epsilon = ledger.spent() if plan.mechanism.private else None
@@ -191,9 +193,18 @@ def _reserve(ledger: Ledger, plan: Plan, failure: FedrecError | None) -> None:
         raise BudgetExceededError(f"{failure} Trying again is a new charge. {error}") from failure
 
 
-def _close(ledger: Ledger, plan: Plan, outcome: Outcome, survivors: int) -> None:
+def _close(
+    ledger: Ledger, plan: Plan, outcome: Outcome, survivors: int, published: Mapping[str, str] | None = None
+) -> None:
     if plan.mechanism.private:
-        ledger.close(plan.round, plan.attempt, outcome, survivors)
+        ledger.close(plan.round, plan.attempt, outcome, survivors, published)
+
+
+def model_file(shared: Shared) -> bytes:
+    """A shared model as ``model.safetensors`` holds it; the ledger's commits carry its SHA-256."""
+    from safetensors.numpy import save
+
+    return bytes(save({name: np.ascontiguousarray(array) for name, array in shared.items()}))
 
 
 def train_quietly(federation: Federation, engine: Engine) -> State:
@@ -223,7 +234,11 @@ def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State
             "events are missing, so this run cannot be continued."
         )
     folder.truncate_rounds(state.round)
-    while ledger.outcome(state.round + 1, state.attempt) == "abort":
+    # Secure noise is never drawn again: a second sum of one attempt would be a second release under its charge.
+    again = ("open", "commit") if setting.experiment.privacy.source == "seeded" else ()
+    while (outcome := ledger.outcome(state.round + 1, state.attempt)) is not None and outcome not in again:
+        if outcome == "open":
+            ledger.close(state.round + 1, state.attempt, "abort")
         state = setting.federation.failed(state)
     return state
 

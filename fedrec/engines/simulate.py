@@ -12,7 +12,7 @@ from fedrec.data.home import home
 from fedrec.engines.base import Engine
 from fedrec.engines.fleet import Fleet
 from fedrec.engines.outcome import summarise
-from fedrec.engines.run import Setting, open_ledger, prepare, run_rounds
+from fedrec.engines.run import Setting, model_file, open_ledger, prepare, run_rounds
 from fedrec.errors import RunFolderError
 from fedrec.privacy.keys import signing_key
 from fedrec.reporting import folder as names
@@ -66,9 +66,7 @@ def _finish(setting: Setting, folder: RunFolder, engine_for: EngineFor, began: f
     with Progress() as progress:
         state = run_rounds(setting, engine, folder, ledger, progress)
         progress.finish()
-    from safetensors.numpy import save
-
-    folder.write_bytes(names.MODEL, save(dict(state.shared)))
+    folder.write_bytes(names.MODEL, model_file(state.shared))
     folder.write_text(names.LEDGER_CHECKPOINT, ledger.checkpoint(signing_key(home())))
     summary = summarise(setting, engine.name, state, ledger, folder.rounds(), time.perf_counter() - began)
     folder.write_summary(summary)

@@ -10,10 +10,10 @@ from flwr.serverapp import Grid
 
 from fedrec.engines.base import Collected
 from fedrec.engines.fleet import model_bytes
-from fedrec.errors import ContributionError
+from fedrec.errors import ContributionError, RoundFailedError
 from fedrec.federation.round import Federation, Plan
 from fedrec.flower import transport
-from fedrec.flower.codec import decode, encode, record, with_config
+from fedrec.flower.codec import Value, decode, encode, record, with_config
 from fedrec.flower.node import pack, roster_of, terms_of
 from fedrec.models.base import Shared
 from fedrec.privacy.mechanism import ShardSum
@@ -75,7 +75,7 @@ class SecureSums:
             _log.log(WARNING, "round %d: nodes %d and %d disagree on a share; one lies", plan.round, holder, owner)
         self._adverts = {Attempt(plan.round + 1, 0): result.adverts}
         shard = ShardSum(plan.release.split(result.total), result.users)
-        sizes = terms_of(self._federation, plan).choose(len(roster))
+        sizes = terms_of(self._federation, plan).parameters(len(roster))
         return Collected(
             (shard,),
             len(roster) - len(result.survivors),
@@ -86,17 +86,23 @@ class SecureSums:
         )
 
     def _enrol(self) -> list[Member]:
-        """Every node's public keys; one that does not answer takes no part."""
+        """Every node's public keys.
+
+        Raises:
+            RoundFailedError: if a node does not give them.
+        """
         asked = [Message(encode({}, {}), node, f"{MessageType.QUERY}.join", ttl=self._timeout) for node in self._nodes]
         members = {}
         for reply in transport.exchange(self._grid, asked, self._timeout):
             packet = decode(reply)
             members[reply.metadata.src_node_id] = Member(packet.blob("identity"), packet.blob("channel"))
+        if missing := len(set(self._nodes) - set(members)):
+            raise RoundFailedError(f"{missing} of {len(self._nodes)} nodes gave no keys within {self._timeout:g} s.")
         return [members[node] for node in self._nodes]
 
     def _phase(self, server: Server, plan: Plan, model: ArrayRecord) -> tuple[int, int]:
         """One message to each participant that is still in; returns the protocol's bytes sent and received."""
-        where = {"round": plan.round, "attempt": plan.attempt}
+        where: dict[str, Value] = {"round": plan.round, "attempt": plan.attempt}
         if server.phase is Phase.ADVERT:
             where["roster"] = pack(self._members)
         kind = f"{MessageType.TRAIN}.{server.phase.name.lower()}"

@@ -83,7 +83,8 @@ class Ledger:
             if not self._lines and _content(record) != first:
                 raise LedgerError(f"'{path}' belongs to another experiment; choose another folder.")
             try:
-                self._take(line, record)
+                costs = record.get("events", {}).items()
+                self._take(line, record, {unit: from_fields(fields) for unit, fields in costs})
             except (KeyError, TypeError, AttributeError) as error:
                 where = f"{path.name}, line {len(self._lines) + 1}"
                 raise LedgerError(f"{where}: not an event of a ledger of version {VERSION}.") from error
@@ -122,7 +123,7 @@ class Ledger:
         if (round_, attempt) <= self._last:
             raise LedgerError(f"{where} comes after round {self._last[0]}, attempt {self._last[1]}; go on from there.")
         self._filter.check(events[self.unit], round_)
-        self._append(record)
+        self._append(record, dict(events))
 
     def close(
         self,
@@ -203,18 +204,17 @@ class Ledger:
             raise LedgerError(f"'{self.path}' could not be written before; open it anew.")
         return self._attempts.get((round_, attempt))
 
-    def _append(self, record: Record) -> None:
+    def _append(self, record: Record, events: Mapping[str, Event] | None = None) -> None:
         """Write one line; unless in a batch, wait until it is on the disk: a charge must survive a crash."""
         line = canonical_json({**record, "prev": self._head})
-        self._take(line, record)
+        self._take(line, record, events or {})
         self._pending.append(line + b"\n")
         if not self._batching:
             self._flush()
 
-    def _take(self, line: bytes, record: Record) -> None:
+    def _take(self, line: bytes, record: Record, events: Mapping[str, Event]) -> None:
         """Add a line that is written, or about to be, to what is known."""
         if record["type"] == "reserve":
-            events = {unit: from_fields(fields) for unit, fields in record["events"].items()}
             self._last = (record["round"], record["attempt"])
             self._attempts[self._last] = _Attempt(len(self._lines), events)
             self._filter.add(events[self.unit])

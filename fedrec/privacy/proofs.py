@@ -28,6 +28,9 @@ _EXACT = 2**53 - 1
 """RFC 8785 numbers are double-precision: larger integers are not exact."""
 
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
 def canonical_json(value: Mapping[str, Any]) -> bytes:
     """RFC 8785 for what a ledger holds: strings, integers, booleans, null, lists and objects with ASCII keys.
 
@@ -35,23 +38,21 @@ def canonical_json(value: Mapping[str, Any]) -> bytes:
         LedgerError: for anything else; a decimal is a string here, because it has many forms as a number.
     """
     _check(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _encode(value).encode()
 
 
 def _check(value: Any) -> None:
-    if type(value) is str or value is None or type(value) is bool:
-        return
-    if type(value) is int and abs(value) <= _EXACT:
-        return
-    if isinstance(value, Mapping):
+    kind = type(value)
+    if kind is dict:
         for key, inner in value.items():
             if type(key) is not str or not key.isascii():
                 raise LedgerError(f"A ledger's keys are ASCII, and {key!r} is not.")
-            _check(inner)
-    elif isinstance(value, list | tuple):
+            if type(inner) is not str:
+                _check(inner)
+    elif kind is list or kind is tuple:
         for inner in value:
             _check(inner)
-    else:
+    elif kind not in (str, bool, type(None)) and not (kind is int and abs(value) <= _EXACT):
         raise LedgerError(f"A ledger cannot hold {value!r}; write a decimal as a string.")
 
 

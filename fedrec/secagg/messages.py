@@ -76,17 +76,6 @@ def unframe(data: bytes, run: bytes, phase: Phase, reply: bool) -> tuple[Attempt
     return Attempt(round_, attempt), Reader(memoryview(data)[_HEADER.size :], what)
 
 
-def phase_of(data: bytes) -> Phase:
-    """The phase that a message claims.
-
-    Raises:
-        ProtocolError: if it claims none.
-    """
-    if len(data) < _HEADER.size or data[4] not in set(Phase):
-        raise ProtocolError("A message that is no secure aggregation message came.")
-    return Phase(data[4])
-
-
 class Reader:
     """Takes fields off a body, and refuses what is too short, too long or not canonical."""
 
@@ -124,10 +113,6 @@ class Reader:
         if bits[size:].any():
             raise ProtocolError(f"{self._what.capitalize()} has a bitmap of more than {size} bits.")
         return bits[:size]
-
-    def rest(self) -> bytes:
-        """All that is left."""
-        return self.take(len(self._body))
 
     def end(self) -> None:
         """Refuse bytes that are left over."""

@@ -62,6 +62,10 @@ class MemoryStore:
         return sorted(self._values)
 
 
+_SIDE = ".side-"
+"""Starts the name of a value that is not yet, or no longer, in its place."""
+
+
 class FolderStore:
     """One file a key, in a folder that only its owner can read (modes 0700 and 0600).
 
@@ -87,7 +91,7 @@ class FolderStore:
         descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            for left in self._folder.glob(".new-*"):  # a crash came between write and rename
+            for left in self._folder.glob(f"{_SIDE}*"):  # a crash came before or after a rename
                 _wipe(left)
             yield
         finally:
@@ -95,7 +99,7 @@ class FolderStore:
 
     def put(self, key: str, value: bytes) -> None:
         path = self._path(key)
-        new = path.with_name(f".new-{key}")
+        new = path.with_name(f"{_SIDE}{key}")
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(value)
             file.flush()
@@ -115,8 +119,10 @@ class FolderStore:
     def erase(self, key: str) -> None:
         path = self._path(key)
         if path.exists():
-            _wipe(path)
+            gone = path.with_name(f"{_SIDE}{key}")
+            path.rename(gone)  # first the name: a crash must not leave a value half overwritten
             self._sync()
+            _wipe(gone)
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))

@@ -20,8 +20,8 @@ from fedrec.errors import BudgetExceededError, RoundFailedError
 from fedrec.federation.round import Plan, client_round, partition_of
 from fedrec.models.base import Shared
 from fedrec.privacy.accounting import gaussian_epsilon
-from fedrec.privacy.ledger import verify_chain
 from fedrec.privacy.mechanism import ShardSum
+from fedrec.privacy.proofs import verify_chain
 from fedrec.reporting.folder import RunFolder
 
 Tiny = Callable[..., Experiment]

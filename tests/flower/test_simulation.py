@@ -24,7 +24,7 @@ from fedrec.config import Experiment
 from fedrec.engines import simulate
 from fedrec.engines.flower import superlink
 from fedrec.errors import BudgetExceededError
-from fedrec.privacy.ledger import verify_checkpoint
+from fedrec.privacy.proofs import verify_checkpoint
 from fedrec.reporting.folder import RunFolder
 
 pytestmark = pytest.mark.slow

@@ -20,17 +20,27 @@ from tests.cases import Case
 from tests.contracts import LEVEL, RecommenderContract
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    "ncf": {"name": "ncf", "hidden": [8]},
     "gram, ease": {"name": "gram", "solver": "ease"},
     "gram, top items": {"name": "gram", "top_items": 30, "popularity_weight": 0.3},
     "mf, bce from random": {"name": "mf", "loss": "bce", "start": "random", "dimension": 8},
     "mf, top items": {"name": "mf", "top_items": 30, "dimension": 8},
 }
 CASES = {**{name: {"name": name} for name in MODELS.names()}, **VARIANTS}
+SMALLER: dict[str, dict[str, Any]] = {
+    "ncf": {  # torch takes some milliseconds a user and step
+        "data": {"n_users": 45},
+        "training": {"learning_rate": 0.5, "batch_size": 4, "negatives": 3},
+        "federation": {"rounds": 1},
+    }
+}
 
 
 @pytest.fixture(params=list(CASES), scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
-    return Case.of(CASES[request.param])
+    if CASES[request.param]["name"] == "ncf":
+        pytest.importorskip("opacus")
+    return Case.of(CASES[request.param], **SMALLER.get(request.param, {}))
 
 
 class TestEveryModel(RecommenderContract):

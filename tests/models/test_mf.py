@@ -114,6 +114,39 @@ def test_every_round_without_noise_lowers_the_loss(start: str) -> None:
     assert all(after < before for before, after in itertools.pairwise(values))
 
 
+@pytest.mark.parametrize("backend", ["numpy", "opacus"])
+@pytest.mark.parametrize("unit", ["user", "interaction"])
+def test_clipped_samples_lower_the_loss_in_every_backend(backend: str, unit: str) -> None:
+    """Clipped interaction by interaction: one step a round at public vectors, or many at the user's own."""
+    if backend == "opacus":
+        pytest.importorskip("opacus")
+    case = case_of(
+        {"start": "random", "user_vector": "public" if unit == "interaction" else "profile"},
+        data={"n_users": 40},
+        training={"backend": backend, "learning_rate": 0.2, "batch_size": 1, "sampling_rate": 0.5},
+        federation={"rounds": 3, "server_learning_rate": 10.0},
+        privacy={"epsilon": "none", "unit": unit, "interaction_clip": 0.5},
+    )
+    federation = case.federation()
+    assert (federation.releases[0].dpsgd is None) == (backend == "numpy" and unit == "user")
+    before = bpr(case, federation.model, federation.start().shared)
+    assert bpr(case, federation.model, finished(federation, case.train).shared) < before
+
+
+def test_both_backends_take_the_same_steps_of_interactions_through_a_whole_federation() -> None:
+    pytest.importorskip("opacus")
+    ends = []
+    for backend in ("numpy", "opacus"):
+        case = case_of(
+            {"start": "random", "user_vector": "public"},
+            data={"n_users": 30},
+            training={"backend": backend, "negatives": 3},
+            privacy={"epsilon": "none", "unit": "interaction"},
+        )
+        ends.append(flat(finished(case.federation(), case.train).shared))
+    np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-5)
+
+
 def test_the_whole_delta_is_clipped_as_one_vector() -> None:
     case = case_of({"start": "random"}, training={"learning_rate": 2.0}, privacy={"clip_norm": 0.01})
     federation, state, plan = next(run(case.federation(noise_multiplier=1.0), case.train))

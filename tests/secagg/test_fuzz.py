@@ -117,12 +117,7 @@ def test_numbers_ascend_or_are_refused(values: list[int]) -> None:
 def test_what_is_framed_comes_out_again(round_: int, attempt: int, phase: Phase, reply: bool, body: bytes) -> None:
     data = messages.frame(RUN, Attempt(round_, attempt), phase, reply, body)
     found, reader = messages.unframe(data, RUN, phase, reply)
-    assert (found, reader.rest(), messages.phase_of(data)) == (Attempt(round_, attempt), body, phase)
+    assert (found, reader.take(len(body))) == (Attempt(round_, attempt), body)
+    reader.end()
     with pytest.raises(ProtocolError):
         messages.unframe(data, RUN, phase, not reply)
-
-
-@given(st.binary(max_size=60))
-def test_the_phase_of_garbage_is_refused(data: bytes) -> None:
-    with contextlib.suppress(ProtocolError):
-        assert messages.phase_of(data) in set(Phase)

@@ -66,11 +66,11 @@ def test_what_is_erased_or_replaced_is_overwritten_first(tmp_path: Path) -> None
     assert store.get("key") == b"new"
 
 
-def test_a_crash_between_write_and_rename_leaves_the_old_value_and_no_secret(tmp_path: Path) -> None:
+def test_a_crash_within_a_change_leaves_the_old_value_and_no_secret(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     store.put("key", b"old")
-    (tmp_path / "store" / ".new-key").write_bytes(b"secret")
-    os.link(tmp_path / "store" / ".new-key", tmp_path / "witness")
+    (tmp_path / "store" / ".side-key").write_bytes(b"secret")
+    os.link(tmp_path / "store" / ".side-key", tmp_path / "witness")
     assert store.names() == ["key"]
     with store.lock():
         assert store.get("key") == b"old"
@@ -78,7 +78,7 @@ def test_a_crash_between_write_and_rename_leaves_the_old_value_and_no_secret(tmp
     assert sorted(file.name for file in (tmp_path / "store").iterdir()) == [".lock", "key"]
 
 
-@pytest.mark.parametrize("key", ["", "A", "../a", "a/b", ".new-a", "a" * 129])
+@pytest.mark.parametrize("key", ["", "A", "../a", "a/b", ".side-a", "a" * 129])
 def test_a_key_that_is_no_file_name_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(UsageError, match="cannot be a key"):
         FolderStore(tmp_path / "store").put(key, b"")

@@ -1,0 +1,143 @@
+"""Faults, each planted by exchanging one piece of the real pipeline while a context lasts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from fedrec.audit.canary_run import prepare
+from fedrec.audit.detectors import FALSE_ALARM, adjusted
+from fedrec.audit.judgement import test
+from fedrec.config import Experiment, resolve
+from fedrec.contribution import Floats, Release
+from fedrec.data import source
+from fedrec.data.splits import split
+from fedrec.federation import round as rounds
+from fedrec.privacy.mechanism import Mechanism, add_noise
+from fedrec.randomness import Key
+from fedrec.training import per_interaction
+from fedrec.training.local import Ints
+
+Arrays = Mapping[str, Floats]
+Noise = Callable[[Arrays, Release, float, Key, int], dict[str, Floats]]
+
+CANARIES = 100
+
+MISSING = 0.1
+"""The part of the clients that drop out with their shares of the noise, where shares are sized for all."""
+
+
+def experiment(seed: int, **sections: Any) -> Experiment:
+    """A small experiment whose tests do not depend on its size: 300 coordinates in 2 rounds, given noise."""
+    usual: dict[str, dict[str, Any]] = {
+        "data": {"name": "synthetic", "n_users": 30, "n_items": 60, "mean_events": 6},
+        "model": {"name": "mf", "start": "random", "dimension": 4},
+        "training": {},
+        "federation": {"rounds": 2},
+        "privacy": {"epsilon": 100.0, "noise_multiplier": 2.0},
+    }
+    for name, given in sections.items():
+        usual[name] = given if name == "model" and "name" in given else {**usual[name], **given}
+    return resolve({"seed": seed, **usual})
+
+
+def by_interaction(seed: int) -> Experiment:
+    """The same where the unit is an interaction, with four negatives each and items enough to keep them apart."""
+    return experiment(
+        seed,
+        data={"n_items": 400},
+        model={"user_vector": "public"},
+        training={"epochs": 1, "negatives": 4},
+        privacy={"unit": "interaction"},
+    )
+
+
+def _noise(planted: Noise) -> AbstractContextManager[Any]:
+    return patch.object(rounds, "add_noise", planted)
+
+
+def half_the_noise() -> AbstractContextManager[Any]:
+    return _noise(lambda arrays, release, std, key, part: add_noise(arrays, release, std / 2, key, part))
+
+
+def seeds_reused_in_every_round() -> AbstractContextManager[Any]:
+    return _noise(lambda arrays, release, std, key, part: add_noise(arrays, release, std, Key(key.seed), part))
+
+
+def seeds_shared_by_clients() -> AbstractContextManager[Any]:
+    return _noise(lambda arrays, release, std, key, _: add_noise(arrays, release, std, key, 0))
+
+
+def bare_rows() -> AbstractContextManager[Any]:
+    """Noise on touched rows only."""
+
+    def planted(arrays: Arrays, release: Release, std: float, key: Key, part: int) -> dict[str, Floats]:
+        noised = add_noise(arrays, release, std, key, part)
+        touched = {name: array.reshape(len(array), -1).any(axis=1) for name, array in arrays.items()}
+        return {name: (noised[name].T * touched[name]).T for name in noised}
+
+    return _noise(planted)
+
+
+def no_clip() -> AbstractContextManager[Any]:
+    return patch.object(Mechanism, "weights", lambda _, norms: np.ones_like(norms))
+
+
+def dropped_shares() -> AbstractContextManager[Any]:
+    """Shares are sized for the whole cohort, but only the survivors' are in the sum."""
+    honest = Mechanism.share_std
+    return patch.object(Mechanism, "share_std", lambda self, n_users: honest(self, n_users) * math.sqrt(1 - MISSING))
+
+
+@contextmanager
+def negatives_as_samples() -> Iterator[None]:
+    """Each negative is clipped with the positive as a sample of its own, not all negatives with it as one."""
+    honest = per_interaction._clipped
+
+    def planted(pull: Floats, items: Ints, norms: Floats, clip_norm: float) -> Floats:
+        total = np.zeros_like(pull)
+        for negative in range(1, pull.shape[1]):  # BPR pulls the positive as much as the negative
+            pair = np.stack([-pull[:, negative], pull[:, negative]], axis=1)
+            clipped = honest(pair, items[:, [0, negative]], norms, clip_norm)
+            total[:, 0] += clipped[:, 0]
+            total[:, negative] += clipped[:, 1]
+        return total
+
+    with patch.object(per_interaction, "_clipped", planted):
+        yield
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, and the test that is there to find it."""
+
+    plant: Callable[[], AbstractContextManager[Any]]
+    found_by: str
+    deterministic: bool = False
+    experiment: Callable[[int], Experiment] = experiment
+
+
+FAULTS = {
+    "half the noise": Fault(half_the_noise, "noise on canaries"),
+    "no clip": Fault(no_clip, "users' clip"),
+    "dropped shares": Fault(dropped_shares, "noise on reserved coordinates"),
+    "seeds reused in every round": Fault(seeds_reused_in_every_round, "rounds' noise independent"),
+    "seeds shared by clients": Fault(seeds_shared_by_clients, "clients' noise independent"),
+    "negatives as samples": Fault(negatives_as_samples, "interactions' clip", experiment=by_interaction),
+    "bare rows": Fault(bare_rows, "rows without noise", deterministic=True),
+}
+
+
+def objections(made: Experiment, plant: Callable[[], AbstractContextManager[Any]] = nullcontext) -> set[str]:
+    """The tests that object to an experiment's releases, at the family's false alarm, with a fault planted or none."""
+    users = split(source.load(made.data), made.split, Key(made.seed)).train
+    with plant():
+        prepared = prepare(made, users, CANARIES, seed=made.seed)
+        findings = test(prepared.plain, list(prepared.rehearsal.rounds()), CANARIES)
+    return {one.name for one, p in zip(findings, adjusted(findings), strict=True) if p <= FALSE_ALARM}
