@@ -2,12 +2,12 @@
 
 ``audit-attack.json`` holds (version 1):
 
-- ``verdict``: ``consistent``, or ``weaker than declared`` where an attack's whole interval lies above what the declared
-  epsilon allows.
+- ``verdict``: ``consistent``, or ``weaker than declared`` where more guesses are right than the declared events allow;
+  ``p_value``: the smallest of all games after Holm, which objects from ``false_alarm`` down.
 - ``view``, ``sees``: the observer, and what it sees.
 - ``attacks``, by name (``interaction``, ``size``, ``user``, ``zero rows``): ``private`` and ``without_privacy``, each
   ``{advantage, low, high, ...}`` over chance with a 95% interval, and ``bound``: the largest advantage that the
-  declared epsilon and delta allow at this view, null where nothing is declared against it. Games count ``guesses`` and
+  declared events allow at this view, null where nothing is declared against it. Games count ``guesses`` and
   ``correct`` ones; the scan counts ``zero`` rows among ``untouched`` and ``touched`` ones.
 - ``delta``, ``unit``, ``trust``, ``epsilon`` (by unit, at this view), ``model``, ``data``, ``users``, ``targets`` (of
   each game), ``shadow_runs``, ``runs``, ``colluders``, ``experiment`` (its digest), ``seed``,
@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
 
+from fedrec.audit.detectors import FALSE_ALARM, Finding, adjusted
 from fedrec.audit.estimate import CONFIDENCE
 from fedrec.audit.games import GAMES, Advantage, World, clopper_pearson, coins, guess, make_world, suitable
 from fedrec.audit.observers import SEES, Observer, View
@@ -36,7 +37,8 @@ from fedrec.data.splits import split
 from fedrec.errors import PrivacyError, UsageError, did_you_mean
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import Federation
-from fedrec.privacy import accounting
+from fedrec.privacy import accounting, renyi
+from fedrec.privacy.events import Event, GaussianEvent, SkellamEvent
 from fedrec.randomness import Key
 
 RESULT = "audit-attack.json"
@@ -78,6 +80,16 @@ class Attack:
     without_privacy: Advantage | Scan
     bound: float | None
 
+    @property
+    def finding(self) -> Finding | None:
+        """Whether more guesses are right than the declared events allow; None where nothing is declared."""
+        if self.bound is None or not isinstance(self.private, Advantage):
+            return None
+        from scipy.stats import binom
+
+        right = float(binom.sf(self.private.correct - 1, self.private.guesses, (1 + self.bound) / 2))
+        return Finding("guesses", right, f"{self.private.correct} of {self.private.guesses} right")
+
 
 @dataclass(frozen=True)
 class AttackResult:
@@ -88,15 +100,23 @@ class AttackResult:
     about: Mapping[str, Any]
 
     @property
+    def p_value(self) -> float:
+        """The smallest of all games, after Holm; 1 where nothing is declared."""
+        findings = [attack.finding for attack in self.attacks.values()]
+        return min(adjusted([finding for finding in findings if finding is not None]), default=1.0)
+
+    @property
     def sound(self) -> bool:
         """Whether no attack does better than is declared possible."""
-        return all(attack.bound is None or attack.private.low <= attack.bound for attack in self.attacks.values())
+        return self.p_value > FALSE_ALARM
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``audit-attack.json``."""
         return {
             "version": 1,
             "verdict": "consistent" if self.sound else "weaker than declared",
+            "p_value": self.p_value,
+            "false_alarm": FALSE_ALARM,
             "view": self.view,
             "sees": SEES[self.view],
             "attacks": {name: asdict(attack) for name, attack in self.attacks.items()},
@@ -155,13 +175,12 @@ def attack_on(
     learning = coins(len(world.users), shadows + shadows % 2, draw, paired=True)
     asked = coins(len(world.users), runs, draw)
     both = [_play(Observer(federation, view, colluders), world, learning, asked) for federation in (private, plain)]
-    epsilon = _epsilons(private, view, len(colluders))
-    delta = experiment.privacy.delta
+    declared = _declared(private, view, len(colluders))
     about = {
-        "delta": delta,
+        "delta": experiment.privacy.delta,
         "unit": experiment.privacy.unit,
         "trust": experiment.privacy.trust,
-        "epsilon": epsilon,
+        "epsilon": {unit: declared[unit].epsilon if unit in declared else None for unit in ("user", "interaction")},
         "model": experiment.model.name,
         "data": users.name,
         "users": users.n_users,
@@ -172,9 +191,8 @@ def attack_on(
         "experiment": digest,
         "seed": seed,
     }
-    attacks = {
-        name: Attack(both[0][name], both[1][name], _bound(epsilon.get(_UNIT.get(name, "")), delta)) for name in both[0]
-    }
+    bounds = {name: declared[unit].advantage for name, unit in _UNIT.items() if unit in declared}
+    attacks = {name: Attack(both[0][name], both[1][name], bounds.get(name)) for name in both[0]}
     return AttackResult(view, attacks, about)
 
 
@@ -214,23 +232,40 @@ def _colluders(experiment: Experiment, world: World) -> Ints:
     return free[-wanted:]
 
 
-def _epsilons(federation: Federation, view: View, colluders: int) -> dict[str, float | None]:
-    """What is declared against an observer, by unit; None where nothing is."""
+def _declared(federation: Federation, view: View, colluders: int) -> dict[str, Declared]:
+    """What is declared against an observer, by unit; nothing where the observer is trusted."""
     privacy = federation.experiment.privacy
-    found: dict[str, float | None] = {"user": None, "interaction": None}
     if view in {"server", "colluder"} and privacy.trust == "central":
-        return found
+        return {}
     share = 1.0
     if view == "colluder" and privacy.trust == "distributed":
         share = (federation.population - colluders) / (federation.population - privacy.colluders)
     less = [replace(m, noise_multiplier=m.noise_multiplier * math.sqrt(share)) for m in federation.mechanisms]
-    for unit in found:
-        events = [mechanism.events()[unit] for mechanism in less if unit in mechanism.events()]
-        if len(events) == len(less):
-            found[unit] = accounting.report_epsilon(events, privacy.delta)
-    return found
+    by_unit = [mechanism.events() for mechanism in less]
+    return {unit: Declared.of([events[unit] for events in by_unit], privacy.delta) for unit in by_unit[0]}
 
 
-def _bound(epsilon: float | None, delta: float) -> float | None:
-    """The largest advantage against (epsilon, delta) (Kairouz, Oh & Viswanath 2015, "The composition theorem …")."""
-    return None if epsilon is None else math.tanh(epsilon / 2) + 2 * delta / (1 + math.exp(epsilon))
+@dataclass(frozen=True)
+class Declared:
+    """What events declare: epsilon at the experiment's delta, and the largest advantage of any guesser of a coin."""
+
+    epsilon: float
+    advantage: float
+
+    @classmethod
+    def of(cls, events: Sequence[Event], delta: float) -> Declared:
+        """The largest advantage is the total variation distance of the two worlds.
+
+        It is exact for Gaussians at rate 1. Else it is the least of what (epsilon, delta) allows (Kairouz, Oh &
+        Viswanath 2015, "The composition theorem for differential privacy") and half the root of the chi-square
+        divergence, which Rényi's of order 2 gives.
+        """
+        epsilon = accounting.report_epsilon(events, delta)
+        gaussians = [event for event in events if isinstance(event, GaussianEvent) and event.sampling_rate == 1]
+        if len(gaussians) == len(events):
+            mu = math.hypot(*(math.sqrt(event.steps) / event.noise_multiplier for event in gaussians))
+            return cls(epsilon, accounting.gaussian_delta(0.0, mu))
+        allowed = math.tanh(epsilon / 2) + 2 * delta / (1 + math.exp(min(epsilon, 700.0)))
+        chi_square = math.expm1(min(float(renyi.composed(events)[0]), 700.0))
+        apart = math.fsum(event.distance for event in events if isinstance(event, SkellamEvent))
+        return cls(epsilon, min(allowed, math.sqrt(chi_square) / 2 + apart, 1.0))

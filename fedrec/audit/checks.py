@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from fedrec.audit.attempts import Attempt, Replay
@@ -30,6 +31,9 @@ _PRV_BAND = (-0.002, 0.015)
 
 _FORMULA_BAND = 1e-3
 """How far a formula's epsilon may be from the report's, as a part of it."""
+
+_PRICED = 1000.0
+"""Ten times the largest budget that an experiment may have."""
 
 _NOISES = {"seeded": SEEDED, "secure": SECURE}
 """What an opening says of its noise, by privacy.source."""
@@ -150,27 +154,36 @@ def mechanism(run: Evidence, replay: Replay) -> Found:
     return f"what {len(replay.charged)} attempts charge is what the experiment and their own numbers cost", faults
 
 
-def epsilon(run: Evidence, first: Opening, replay: Replay, reported: float) -> Found:
+@lru_cache(maxsize=16)
+def price(events: tuple[Event, ...], delta: float) -> float | None:
+    """Epsilon by the accountant of reports; None where it is far above any budget, and a report would take for ever."""
+    return report_epsilon(events, delta) if filter_epsilon(events, delta) <= _PRICED else None
+
+
+def epsilon(run: Evidence, first: Opening, replay: Replay, reported: float | None) -> Found:
     """The summary's epsilons are those of the recorded events."""
     events = replay.events(first.unit)
+    if reported is None:
+        return "", [f"{names.LEDGER}: what it charges is above epsilon {_PRICED:g}, which promises nothing."]
     detail = f"{reported:.6g} at delta {first.delta:g}, unit {first.unit}, by {accountant_of(events)}"
     if run.summary is None:
         return detail, []
-    said = [("privacy.epsilon", run.summary.privacy.epsilon, reported)]
+    said: dict[str, tuple[float | None, float | None]] = {"privacy.epsilon": (run.summary.privacy.epsilon, reported)}
     for unit, level in run.summary.privacy.levels.items():
-        found = reported if unit == first.unit else report_epsilon(replay.events(unit), first.delta)
-        said.append((f"privacy.levels.{unit}", level, found))
+        said[f"privacy.levels.{unit}"] = (level, price(tuple(replay.events(unit)), first.delta))
     faults = [
-        f"{names.SUMMARY} says {name} = {value}, but the ledger gives {found:.9g}."
-        for name, value, found in said
-        if value is None or not _close(value, found)
+        f"{names.SUMMARY} says {name} = {value}, but the ledger gives {found}."
+        for name, (value, found) in said.items()
+        if value is None or found is None or not _close(value, found)
     ]
     return detail, faults
 
 
-def second(events: Sequence[Event], delta: float, reported: float) -> Found:
+def second(events: tuple[Event, ...], delta: float, reported: float | None) -> Found:
     """An independent accountant comes to the same epsilon, within what is known of the two."""
-    other = second_epsilon(events, delta)
+    if reported is None:
+        return f"not asked above epsilon {_PRICED:g}", []
+    other = _second(events, delta)
     if other is None:
         return "none covers these events without Opacus; install 'fedrec[torch]' for its PRV accountant", []
     name, found = other
@@ -179,6 +192,11 @@ def second(events: Sequence[Event], delta: float, reported: float) -> Found:
     if found == reported or low - TOLERANCE <= found - reported <= high + TOLERANCE:
         return detail, []
     return detail, [f"{detail} is not within {low:+.2g} to {high:+.2g} of {reported:.6g}, the accountant of reports."]
+
+
+@lru_cache(maxsize=16)
+def _second(events: tuple[Event, ...], delta: float) -> tuple[str, float] | None:
+    return second_epsilon(events, delta)
 
 
 # What the run said of itself

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedrec.contribution import Floats
 
-FALSE_ALARM = 0.005
+FALSE_ALARM = 0.001
 """The probability that any test objects to a release as declared is at most this."""
 
 

@@ -113,13 +113,13 @@ def judge(plain: Federation, observed: Sequence[Observed], n: int, about: dict[s
     """
     return Judgement(
         levels={unit: found for unit in _UNITS if (found := _level(plain, observed, n, unit)) is not None},
-        findings=tuple(test(plain, observed, n)),
+        findings=tuple(findings_of(plain, observed, n)),
         rounds=tuple(_round(one, n, plain.experiment.privacy.delta) for one in observed),
         about=about,
     )
 
 
-def test(plain: Federation, observed: Sequence[Observed], n: int) -> list[Finding]:
+def findings_of(plain: Federation, observed: Sequence[Observed], n: int) -> list[Finding]:
     """Every test of a rehearsal; the arguments are those of `judge`."""
     sides = [_sides(one, n) for one in observed]
     left = np.concatenate([np.append(inside - inside.mean(), outside) for inside, outside in sides])

@@ -15,7 +15,6 @@ from fedrec.audit.attempts import Replay
 from fedrec.audit.checks import Found
 from fedrec.audit.evidence import Evidence, read
 from fedrec.audit.record import Opening
-from fedrec.privacy.accounting import report_epsilon
 from fedrec.reporting.folder import RunFolder
 
 
@@ -89,8 +88,8 @@ def _of_attempts(run: Evidence, first: Opening, replay: Replay) -> Iterator[tupl
     budget = "no budget" if first.epsilon is None else f"epsilon {first.epsilon:g} at delta {first.delta:g}"
     yield "budget", (f"{budget}, never exceeded", replay.sentences("budget"))
     if first.noise != "none":
-        events = replay.events(first.unit)
-        reported = report_epsilon(events, first.delta)
+        events = tuple(replay.events(first.unit))
+        reported = checks.price(events, first.delta)
         yield "epsilon", checks.epsilon(run, first, replay, reported)
         yield "second accountant", checks.second(events, first.delta, reported)
     yield "summary", checks.summary(run, first, replay)

@@ -62,6 +62,57 @@ def report(
         raise typer.Exit(1)
 
 
+Experiment = Annotated[
+    str,
+    typer.Argument(metavar="[EXPERIMENT]", help="A TOML file, a packaged name or a run folder (default: default)."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as privacy.epsilon=4 or model=gram."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of what the audit draws by itself.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the result there too, beside a run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON as the last line of stdout.")]
+
+
+@app.command()
+def canary(
+    experiment: Experiment = "default",
+    overrides: Set = None,
+    canaries: Annotated[
+        int | None, typer.Option(help="Canaries that take part; as many more do by a coin (default: up to 1000).")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Item rows that each canary touches; by default it is dense.")
+    ] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Rehearse an experiment with canaries and estimate its epsilon; exit 1 where it is weaker than declared."""
+    from fedrec.cli.audit_runs import canary as run
+
+    run(experiment, overrides or [], canaries, rows, seed, out, as_json)
+
+
+@app.command()
+def attack(
+    experiment: Experiment = "default",
+    overrides: Set = None,
+    view: Annotated[str, typer.Option(help="Who attacks: server, colluder, client or public.")] = "server",
+    targets: Annotated[int | None, typer.Option(help="Users that each game is about (default: up to 100).")] = None,
+    shadows: Annotated[int, typer.Option(help="Runs that the attacker learns from.")] = 8,
+    runs: Annotated[int, typer.Option(help="Runs that it guesses in.")] = 4,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Attack an experiment's users, with and without privacy; exit 1 where more is told than declared possible."""
+    from fedrec.cli.audit_runs import attack as run
+
+    run(experiment, overrides or [], view, targets, shadows, runs, seed, out, as_json)
+
+
 def _text(path: Path) -> str:
     from fedrec.errors import UsageError
 

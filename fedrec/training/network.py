@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -91,10 +92,11 @@ def train(
     steps = draw(users, plan, n_negatives, key)
     silo = plan.inside and plan.sample == "history"
     edges = [0, users.n_users] if silo and users.n_users else list(range(users.n_users + 1))
-    learned = [
-        _train_group(arrays, vectors, users, steps, plan, loss, key, first, last)
-        for first, last in itertools.pairwise(edges)
-    ]
+    with _one_thread():
+        learned = [
+            _train_group(arrays, vectors, users, steps, plan, loss, key, first, last)
+            for first, last in itertools.pairwise(edges)
+        ]
     parts = _joined(learned, arrays, users.n_items)
     return _at_first(parts, users.n_users) if silo else parts
 
@@ -180,6 +182,17 @@ def _at_first(parts: Mapping[str, Part], n_users: int) -> dict[str, Part]:
             values[:1] = part.values * np.float32(n_users)
             placed[name] = Dense(values)
     return placed
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """On tensors as small as one user's, threads wait for each other ten times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _embedding(rows: F32) -> nn.Embedding:

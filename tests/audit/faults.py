@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -13,16 +16,23 @@ import numpy as np
 
 from fedrec.audit.canary_run import prepare
 from fedrec.audit.detectors import FALSE_ALARM, adjusted
-from fedrec.audit.judgement import test
+from fedrec.audit.judgement import findings_of
+from fedrec.audit.verify import verify
 from fedrec.config import Experiment, resolve
 from fedrec.contribution import Floats, Release
 from fedrec.data import source
+from fedrec.data.interactions import Interactions
 from fedrec.data.splits import split
+from fedrec.engines.simulate import start
 from fedrec.federation import round as rounds
 from fedrec.privacy.mechanism import Mechanism, add_noise
 from fedrec.randomness import Key
+from fedrec.reporting.folder import LEDGER, RunFolder
+from fedrec.secagg import crypto
+from fedrec.secagg.messages import Attempt, Phase, ProtocolError
 from fedrec.training import per_interaction
 from fedrec.training.local import Ints
+from tests.secagg.world import World, replaced, request
 
 Arrays = Mapping[str, Floats]
 Noise = Callable[[Arrays, Release, float, Key, int], dict[str, Floats]]
@@ -41,6 +51,7 @@ def experiment(seed: int, **sections: Any) -> Experiment:
         "training": {},
         "federation": {"rounds": 2},
         "privacy": {"epsilon": 100.0, "noise_multiplier": 2.0},
+        "evaluation": {},
     }
     for name, given in sections.items():
         usual[name] = given if name == "model" and "name" in given else {**usual[name], **given}
@@ -134,10 +145,77 @@ FAULTS = {
 }
 
 
+_TRAINING: dict[str, Interactions] = {}
+
+
+def training(made: Experiment) -> Interactions:
+    """The users' training histories, the same for every seed, and loaded once."""
+    key = made.data.model_dump_json()
+    if key not in _TRAINING:
+        _TRAINING[key] = split(source.load(made.data), made.split, Key(0)).train
+    return _TRAINING[key]
+
+
 def objections(made: Experiment, plant: Callable[[], AbstractContextManager[Any]] = nullcontext) -> set[str]:
     """The tests that object to an experiment's releases, at the family's false alarm, with a fault planted or none."""
-    users = split(source.load(made.data), made.split, Key(made.seed)).train
     with plant():
-        prepared = prepare(made, users, CANARIES, seed=made.seed)
-        findings = test(prepared.plain, list(prepared.rehearsal.rounds()), CANARIES)
+        prepared = prepare(made, training(made), CANARIES, seed=made.seed)
+        findings = findings_of(prepared.plain, list(prepared.rehearsal.rounds()), CANARIES)
     return {one.name for one, p in zip(findings, adjusted(findings), strict=True) if p <= FALSE_ALARM}
+
+
+def replayed_attempts(n: int) -> int:
+    """In how many of n runs of secure aggregation a message, and an attempt, that comes again is refused."""
+    found = 0
+    for _ in range(n):
+        world = World(4)
+        message = world.until(Phase.MASKED).routes[0]
+        world.answer(Phase.MASKED, 0, message)
+        again = request(Phase.ADVERT, attempt=Attempt(1, 0))
+        found += _refused(partial(world.answer, Phase.MASKED, 0, message)) and _refused(
+            partial(world.reborn(0).advert, again)
+        )
+    return found
+
+
+def stale_keys(n: int) -> int:
+    """In how many of n runs of secure aggregation a neighbour's mask key of an earlier attempt is refused."""
+    found = 0
+    for _ in range(n):
+        world = World(4)
+        first = world.until(Phase.SHARES)
+        old = first._adverts[1][:64]
+        world.until(Phase.MASKED, first)
+        later = world.until(Phase.SHARES, world.server(Attempt(2, 0)))
+        signed = crypto.sign(world.identities[1].signing, world.terms.advert_text(1, Attempt(2, 0), old))
+        message = replaced(later.routes[0], later._adverts[1], old + signed)
+        found += _refused(partial(world.answer, Phase.SHARES, 0, message))
+    return found
+
+
+def edited_ledgers(n: int) -> int:
+    """In how many of n ledgers of a run the one bit that was flipped is found."""
+    draw = np.random.default_rng(0)
+    with TemporaryDirectory() as place:
+        folder = RunFolder.create(Path(place) / "run")
+        start(experiment(1, evaluation={"baselines": False, "sampled": 0}), lambda: folder)
+        written = folder.read_bytes(LEDGER)
+        found = int(verify(folder.root).sound) - 1  # nothing counts where the ledger is at fault before
+        for bit in draw.integers(8 * (len(written) - 1), size=n):
+            edited = bytearray(written)
+            edited[bit // 8] ^= 1 << bit % 8
+            folder.write_bytes(LEDGER, bytes(edited))
+            found += not verify(folder.root).sound
+    return found
+
+
+def _refused(act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except ProtocolError:
+        return True
+    return False
+
+
+CERTAIN = {"replayed attempt": replayed_attempts, "stale key": stale_keys, "edited ledger": edited_ledgers}
+"""Faults that records and keys show with certainty: how many of n are found."""

@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
-from fedrec.audit.attacks import AttackResult, Scan, attack
+from fedrec.audit.attacks import Attack, AttackResult, Declared, Scan, attack
 from fedrec.audit.games import Advantage, clopper_pearson, coins, guess, make_world
 from fedrec.audit.observers import View
 from fedrec.config import Experiment
 from fedrec.data import source
 from fedrec.errors import PrivacyError, UsageError
-from tests.audit.faults import by_interaction, experiment
+from fedrec.privacy.events import GaussianEvent, SkellamEvent
+from fedrec.privacy.grid import Grid
+from tests.audit.faults import FAULTS, by_interaction, experiment
 
 
 def attacked(view: View, targets: int = 7, runs: int = 4, **sections: Any) -> AttackResult:
@@ -127,11 +129,26 @@ def test_colluders_leave_less_noise_and_the_bound_knows() -> None:
     assert unplanned.about["epsilon"]["user"] > attacked("server", runs=1).about["epsilon"]["user"]
 
 
-def test_the_bound_is_what_epsilon_and_delta_allow() -> None:
-    found = attacked("server", runs=1)
-    epsilon, delta = found.about["epsilon"]["user"], found.about["delta"]
-    right = (np.exp(epsilon) + delta) / (1 + np.exp(epsilon))  # of the best guesser
-    assert found.attacks["user"].bound == pytest.approx(2 * right - 1)
+@pytest.mark.parametrize("mu", [0.1, 1.0, 4.0])
+def test_the_declared_bound_is_the_distance_of_the_two_worlds(mu: float) -> None:
+    events = [GaussianEvent(2 / mu), GaussianEvent(2 / mu, steps=3)]
+    exact = Declared.of(events, 1e-5)
+    assert exact.advantage == pytest.approx(2 * norm.cdf(mu / 2) - 1)
+    # A step that is sampled at a rate of almost 1, and integers, are bounded from above.
+    sampled = Declared.of([GaussianEvent(1 / mu, sampling_rate=1 - 1e-9)], 1e-5)
+    assert exact.advantage <= sampled.advantage <= 1
+    grid = Grid(10_000, 1.0)
+    skellam = SkellamEvent((grid.scale / mu) ** 2, grid.l2, grid.l1)
+    assert exact.advantage <= Declared.of([skellam], 1e-5).advantage <= 1
+
+
+def test_an_attack_that_does_better_than_declared_is_told() -> None:
+    one = Advantage.of(90, 100)
+    assert AttackResult("server", {"user": Attack(one, one, 0.3)}, {}).as_json()["verdict"] == "weaker than declared"
+    assert AttackResult("server", {"user": Attack(one, one, 0.8)}, {}).as_json()["verdict"] == "consistent"
+    with FAULTS["half the noise"].plant():
+        found = attacked("server", targets=9, runs=20, privacy={"noise_multiplier": 3.0})
+    assert found.p_value < 0.2  # the likelihood ratio is near the best there is
 
 
 def test_statistics_and_single_interactions_are_attacked_too() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,14 @@ from hypothesis import strategies as st
 from fedrec.audit.canaries import Canaries, dense, row_sparse
 from fedrec.audit.canary_run import audit, prepare
 from fedrec.audit.estimate import estimate
-from fedrec.config import Experiment
 from fedrec.contribution import Component, Floats, Release
-from fedrec.data import source
-from fedrec.data.interactions import Interactions
-from fedrec.data.splits import split
 from fedrec.errors import PrivacyError, UsageError
-from fedrec.privacy.accounting import calibrate_events, gaussian_epsilon
-from fedrec.privacy.events import GaussianEvent
+from fedrec.privacy.accounting import gaussian_epsilon
 from fedrec.privacy.grid import Grid, SeededUniforms, discrete_sum
 from fedrec.privacy.mechanism import Mechanism
 from fedrec.randomness import Key, Lane
-from tests.audit.faults import by_interaction, experiment
+from tests.audit.faults import by_interaction, experiment, training
+from tests.audit.wide import measured
 
 ITEMS = 40
 RELEASE = Release(
@@ -44,10 +39,6 @@ def both(n: int, seed: int = 0) -> list[Canaries]:
 def stored(canaries: Canaries) -> Floats:
     """The array that is never made: every canary as a flat vector."""
     return np.array([canaries.combine(row) for row in np.eye(len(canaries))])
-
-
-def training(made: Experiment) -> Interactions:
-    return split(source.load(made.data), made.split, Key(made.seed)).train
 
 
 @pytest.mark.parametrize("canaries", both(150), ids=["dense", "sparse"])
@@ -226,39 +217,16 @@ def test_the_canaries_replace_contributions_and_leave_the_users_where_they_were(
     assert not np.allclose(first.white["user"], first.black["user"])
 
 
-@cache
-def few_users_of_many_items() -> Interactions:
-    return training(wide(0, 2.0))
-
-
-def wide(seed: int, sigma: float) -> Experiment:
-    """One release of 50,000 coordinates."""
-    return experiment(
-        seed,
-        data={"n_items": 50_000, "n_users": 20},
-        model={"name": "popularity"},
-        privacy={"noise_multiplier": sigma},
-    )
-
-
-def near(epsilon: float, seed: int) -> float:
-    """The white-box estimate of 1,000 canaries over the declared epsilon, of one release of 50,000 coordinates."""
-    sigma = calibrate_events(epsilon, 1e-5, lambda m: [GaussianEvent(m)])
-    prepared = prepare(wide(seed, sigma), few_users_of_many_items(), 1000, seed=seed)
-    (seen,) = prepared.rehearsal.rounds()
-    scores, out = seen.white["user"], ~seen.took_part["user"]
-    return estimate(scores[:1000], scores[out], 1e-5).epsilon / epsilon
-
-
 @pytest.mark.parametrize("epsilon", [2.0, 8.0])
 def test_the_white_box_estimate_is_within_15_percent_of_the_declared_epsilon(epsilon: float) -> None:
-    # The deviation is 7% at epsilon 2 and 3% at 8: of 8 seeds, two may lie outside of 15%.
-    found = np.array([near(epsilon, seed) for seed in range(8)])
-    assert (np.abs(found - 1) <= 0.15).sum() >= 6
+    # The deviation is 7% at epsilon 2 and 3% at 8: of 5 seeds, one may lie outside of 15%.
+    found = np.array([measured(epsilon, seed)[0] for seed in range(5)])
+    assert (np.abs(found / epsilon - 1) <= 0.15).sum() >= 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [2.0, 4.0, 8.0])
-def test_nine_in_ten_white_box_estimates_are_within_15_percent(epsilon: float) -> None:
-    found = np.array([near(epsilon, seed) for seed in range(40)])
-    assert (np.abs(found - 1) <= 0.15).mean() >= 0.9
+def test_nine_in_ten_estimates_are_near_and_few_bounds_of_one_run_too_high(epsilon: float) -> None:
+    found = np.array([measured(epsilon, seed) for seed in range(200)])
+    assert (np.abs(found[:, 0] / epsilon - 1) <= 0.15).mean() >= 0.9
+    assert (found[:, 1] > epsilon).sum() <= 18

@@ -25,7 +25,7 @@ from fedrec.reporting.folder import RunFolder
 
 Tiny = Callable[..., Experiment]
 
-_COHORT = ("federation.min_cohort=70", "privacy.colluders=2")
+_QUIET = ("federation.min_cohort=70", "privacy.colluders=2", "privacy.noise_multiplier=6")
 
 
 def run_of(experiment: Experiment, path: Path) -> Path:
@@ -36,13 +36,13 @@ def run_of(experiment: Experiment, path: Path) -> Path:
 @pytest.fixture(scope="module")
 def integers(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
     """A finished run with Skellam noise, sized for fewer users than take part, two of whom collude."""
-    return run_of(tiny("privacy.noise=skellam", *_COHORT), tmp_path_factory.mktemp("runs") / "integers")
+    return run_of(tiny("privacy.noise=skellam", *_QUIET), tmp_path_factory.mktemp("runs") / "integers")
 
 
 @pytest.fixture(scope="module")
 def floats(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
     """The same with Gaussian noise."""
-    return run_of(tiny("privacy.noise=gaussian", *_COHORT), tmp_path_factory.mktemp("runs") / "floats")
+    return run_of(tiny("privacy.noise=gaussian", *_QUIET), tmp_path_factory.mktemp("runs") / "floats")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
     """A run whose second round the budget refused."""
     path = tmp_path_factory.mktemp("runs") / "unfinished"
     with pytest.raises(BudgetExceededError):
-        run_of(tiny("privacy.epsilon=2"), path)
+        run_of(tiny("privacy.epsilon=2", "privacy.noise=skellam"), path)
     return path
 
 
@@ -199,7 +199,7 @@ def test_a_run_without_privacy_promises_nothing(tmp_path: Path, tiny: Tiny) -> N
 
 @pytest.mark.parametrize("trust", ["local", "central"])
 def test_other_models_of_trust(tmp_path: Path, tiny: Tiny, trust: str) -> None:
-    told = explain(read_run(run_of(tiny(f"privacy.trust={trust}"), tmp_path / trust)))
+    told = explain(read_run(run_of(tiny(f"privacy.trust={trust}", "privacy.noise_multiplier=6"), tmp_path / trust)))
     assert told.faults == ()
     assert told.coalitions == ()
     server = told.views[0].epsilon
@@ -209,7 +209,7 @@ def test_other_models_of_trust(tmp_path: Path, tiny: Tiny, trust: str) -> None:
 
 
 def test_an_interaction_counts_by_its_own_bound(tmp_path: Path, tiny: Tiny) -> None:
-    experiment = tiny("model.user_vector=public", "privacy.unit=interaction")
+    experiment = tiny("model.user_vector=public", "privacy.unit=interaction", "privacy.noise=skellam")
     told = explain(read_run(run_of(experiment, tmp_path / "run")))
     assert told.faults == ()
     assert told.run.opening.unit == "interaction"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,7 @@ import pytest
 from fedrec.audit.canary_run import audit
 from fedrec.privacy.mechanism import IntegerNoise, seeded_noise
 from fedrec.randomness import Key
-from fedrec.secagg import crypto
-from fedrec.secagg.messages import Attempt, Phase, ProtocolError
-from tests.audit.faults import FAULTS, Fault, by_interaction, experiment, objections
-from tests.secagg.world import World, replaced, request
+from tests.audit.faults import CERTAIN, FAULTS, Fault, by_interaction, experiment, objections
 
 every_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 
@@ -33,14 +31,13 @@ def test_a_planted_fault_is_found_in_38_of_40_runs_or_in_all(fault: Fault) -> No
 
 @pytest.mark.parametrize("make", [experiment, by_interaction])
 def test_no_test_objects_to_a_sound_release(make: Any) -> None:
-    # 40 runs at .5%: one alarm at most with probability .98, and the seeds are fixed
-    assert sum(bool(objections(make(seed))) for seed in range(100, 120)) <= 1
+    assert not any(objections(make(seed)) for seed in range(100, 110))  # at .1% each; the seeds are fixed
 
 
 @pytest.mark.slow
 def test_false_alarms_of_all_tests_together_are_rare() -> None:
     alarms = sum(bool(objections(experiment(seed))) for seed in range(1000, 2000))
-    assert alarms <= 10  # of 1,000 runs at .5%, more than 10 with probability .013; the seeds are fixed
+    assert alarms <= 5  # of 1,000 runs at .1%, more than 5 with probability 6e-4; the seeds are fixed
 
 
 def test_half_the_noise_is_found_on_integers_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,25 +67,6 @@ def test_negatives_as_samples_show_in_the_estimate_of_single_interactions() -> N
     assert level.white_box.low > level.epsilon
 
 
-def test_a_replayed_attempt_of_secure_aggregation_is_always_refused() -> None:
-    for _ in range(40):
-        world = World(4)
-        recorded = world.until(Phase.MASKED).routes[0]
-        world.answer(Phase.MASKED, 0, recorded)
-        with pytest.raises(ProtocolError, match=r"used|late, early or repeated"):
-            world.answer(Phase.MASKED, 0, recorded)
-        with pytest.raises(ProtocolError, match="has used"):
-            world.reborn(0).advert(request(Phase.ADVERT, attempt=Attempt(1, 0)))
-
-
-def test_a_stale_key_of_secure_aggregation_is_always_refused() -> None:
-    """A neighbour signs the mask key of an earlier attempt again."""
-    for _ in range(40):
-        world = World(4)
-        first = world.until(Phase.SHARES)
-        old = first._adverts[1][:64]
-        world.until(Phase.MASKED, first)
-        later = world.until(Phase.SHARES, world.server(Attempt(2, 0)))
-        again = old + crypto.sign(world.identities[1].signing, world.terms.advert_text(1, Attempt(2, 0), old))
-        with pytest.raises(ProtocolError, match="a key that it used in an earlier attempt"):
-            world.answer(Phase.SHARES, 0, replaced(later.routes[0], later._adverts[1], again))
+@pytest.mark.parametrize("found_in", CERTAIN.values(), ids=CERTAIN.keys())
+def test_what_records_and_keys_show_is_found_always(found_in: Callable[[int], int]) -> None:
+    assert found_in(40) == 40

@@ -25,7 +25,7 @@ JAX_PRIVACY = [
     (1000, 1000, 700, 1e-5, 0.731740),
 ]
 """Of jax-privacy 2.0.0: ``CanaryScoreAuditor(inside, outside).epsilon_one_run(0.05, delta,
-threshold_strategy=Explicit(0.5))``, on score 1 for every guess, as many of them inside as correct, and 0 for the rest."""
+threshold_strategy=Explicit(0.5))``, scores 1 for every guess, as many of them inside as correct, and 0 for the rest."""
 
 
 @pytest.mark.parametrize(("canaries", "guesses", "correct", "delta", "wanted"), JAX_PRIVACY)

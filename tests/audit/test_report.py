@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from fedrec.audit.empirical import RESULTS
+from fedrec.audit.hazards import aggregation_status, hazards
+from fedrec.audit.record import read_run
 from fedrec.audit.report import JSON_NAME, PAGE_NAME, content, render, write
 from fedrec.audit.words import shown
 from fedrec.config import Experiment
@@ -243,12 +246,17 @@ def test_filters_are_data_dependencies(report: dict[str, Any]) -> None:
     assert report["data"]["settings"]["k_core"] == 2
 
 
-def test_hazards_follow_the_run(report: dict[str, Any], tmp_path: Path, tiny: Tiny) -> None:
+def test_hazards_follow_the_run(run: Path, report: dict[str, Any], tmp_path: Path, tiny: Tiny) -> None:
     status = {hazard["name"]: hazard["status"] for hazard in report["hazards"]}
     assert status["Floating-point noise"] == "met"
     assert status["Seeded noise"] == "open"
     assert status["Single vectors in the server's sight"] == "open"
-    simulate.start(tiny("privacy.trust=central"), lambda: RunFolder.create(tmp_path / "central"))
+    masked = replace(read_run(run), aggregation="secure aggregation: 80 participants")
+    assert aggregation_status(masked) == "real"
+    assert {one.name: one.status for one in hazards(masked)}["Single vectors in the server's sight"] == "met"
+    simulate.start(
+        tiny("privacy.trust=central", "privacy.noise_multiplier=6"), lambda: RunFolder.create(tmp_path / "central")
+    )
     other = {hazard["name"]: hazard["status"] for hazard in content(tmp_path / "central")["hazards"]}
     assert other["Floating-point noise"] == "open"
     assert other["A trusted server"] == "assumed"
@@ -288,7 +296,7 @@ def test_a_record_at_fault_is_said_first(run: Path, tmp_path: Path) -> None:
 def test_a_run_that_is_not_finished_is_reported_too(tmp_path: Path, tiny: Tiny) -> None:
     path = tmp_path / "unfinished"
     with pytest.raises(BudgetExceededError):
-        simulate.start(tiny("privacy.epsilon=2"), lambda: RunFolder.create(path))
+        simulate.start(tiny("privacy.epsilon=2", "privacy.noise=skellam"), lambda: RunFolder.create(path))
     found = content(path)
     assert not found["run"]["finished"]
     assert found["ledger"]["checkpoint"] is None

@@ -51,7 +51,7 @@ def test_a_plan_that_cannot_be_is_refused_in_one_sentence(fedrec: Fedrec, option
 
 
 def test_a_run_is_explained_and_reported(fedrec: Fedrec, place: Path) -> None:
-    assert fedrec("simulate", "tiny.toml", "--out", "run").code == 0
+    assert fedrec("simulate", "tiny.toml", "--set", "privacy.noise=skellam", "--out", "run").code == 0
     told = fedrec("privacy", "explain", "run")
     assert told.code == 0, told.err
     assert "times as likely" in told.out
@@ -69,7 +69,7 @@ def test_a_run_is_explained_and_reported(fedrec: Fedrec, place: Path) -> None:
 
 
 def test_a_summary_that_was_edited_exits_with_1(fedrec: Fedrec, place: Path) -> None:
-    assert fedrec("simulate", "tiny.toml", "--out", "run").code == 0
+    assert fedrec("simulate", "tiny.toml", "--set", "privacy.noise=skellam", "--out", "run").code == 0
     path = place / "run" / "summary.json"
     summary = json.loads(path.read_text())
     summary["privacy"]["epsilon"] = 1.0

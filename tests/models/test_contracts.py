@@ -30,7 +30,7 @@ CASES = {**{name: {"name": name} for name in MODELS.names()}, **VARIANTS}
 SMALLER: dict[str, dict[str, Any]] = {
     "ncf": {  # torch takes some milliseconds a user and step
         "data": {"n_users": 45},
-        "training": {"learning_rate": 0.5, "batch_size": 4, "negatives": 3},
+        "training": {"learning_rate": 0.5, "batch_size": 4, "negatives": 2},
         "federation": {"rounds": 1},
     }
 }

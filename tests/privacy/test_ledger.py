@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fedrec.errors import BudgetExceededError, LedgerError
-from fedrec.privacy.accounting import calibrate, composed_mu, gaussian_epsilon, pld_epsilon
-from fedrec.privacy.ledger import (
-    GENESIS,
-    Ledger,
-    canonical_json,
-    merkle_root,
-    verify_chain,
-    verify_checkpoint,
-)
-
-OPENING = {"experiment": "e", "unit": "user", "delta": "1e-05", "epsilon": "8.0", "note": "ünïcode"}
-MECHANISM = {"release": "mf", "noise_multiplier": 4.0, "clip_norm": 1.0, "cohort": 10}
-
-
-def filled(path: Path, rounds: int = 3) -> Ledger:
-    ledger = Ledger(path, OPENING)
-    for round_ in range(1, rounds + 1):
-        ledger.reserve(round_, 0, MECHANISM)
-        ledger.close(round_, 0, "commit", 10)
-    return ledger
+from fedrec.privacy.accounting import calibrate, filter_epsilon, report_epsilon
+from fedrec.privacy.events import Event, GaussianEvent, SkellamEvent, to_fields
+from fedrec.privacy.ledger import Ledger, Outcome
+from fedrec.privacy.proofs import GENESIS, verify_chain, verify_checkpoint
+from tests.privacy.records import EVENTS, MECHANISM, OPENING, filled
 
 
 def test_every_line_carries_the_hash_of_the_line_before(tmp_path: Path) -> None:
@@ -46,12 +26,15 @@ def test_every_line_carries_the_hash_of_the_line_before(tmp_path: Path) -> None:
     assert tuple(lines) == ledger.lines
     assert len(lines) == 7
     for line, before in zip(lines, [None, *lines], strict=False):
-        event = json.loads(line)
-        assert event["prev"] == (GENESIS if before is None else hashlib.sha256(before).hexdigest())
-        assert line == json.dumps(event, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        assert not any(isinstance(value, float) for value in event.values())  # decimals are strings
+        record = json.loads(line)
+        assert record["prev"] == (GENESIS if before is None else hashlib.sha256(before).hexdigest())
+        assert line == json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        assert not any(isinstance(value, float) for value in record.values())  # decimals are strings
     assert ledger.head() == hashlib.sha256(lines[-1]).hexdigest()
-    assert [event["type"] for event in verify_chain(lines)] == ["open", *["reserve", "commit"] * 3]
+    records = verify_chain(lines)
+    assert [record["type"] for record in records] == ["open", *["reserve", "commit"] * 3]
+    assert records[0] == {**OPENING, "type": "open", "version": 2, "prev": GENESIS}
+    assert records[1]["events"] == {unit: to_fields(event) for unit, event in EVENTS.items()}
 
 
 def complaint(lines: Sequence[bytes]) -> str:
@@ -110,7 +93,9 @@ def test_dropped_reordered_and_inserted_lines_are_named(tmp_path: Path) -> None:
         b'{"prev":"\\ud800"}',
         b'{"prev": "x"}',
         b'{"prev":"' + GENESIS.encode() + b'","a":1}',
+        b'{"a":1.5}',
         b"[" * 100_000,
+        b'{"a":' * 900 + b"0" + b"}" * 900,
         b"9" * 5000,
     ],
 )
@@ -128,52 +113,97 @@ def test_a_damaged_ledger_is_not_continued(tmp_path: Path) -> None:
         Ledger(path, OPENING)
 
 
+def chained(*records: dict[str, Any]) -> bytes:
+    """A file of any records in a valid chain."""
+    content, prev = b"", GENESIS
+    for record in records:
+        line = json.dumps({**record, "prev": prev}, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        content, prev = content + line + b"\n", hashlib.sha256(line).hexdigest()
+    return content
+
+
+RESERVE: dict[str, Any] = {"type": "reserve", "round": 1, "attempt": 0, "events": {"user": to_fields(EVENTS["user"])}}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"type": "commit", "round": 1, "attempt": 0},
+        {"type": "reserve", "round": 1},
+        {**RESERVE, "events": {}},
+        {**RESERVE, "events": []},
+        {**RESERVE, "events": {"user": {"kind": "laplace"}}},
+        {**RESERVE, "events": {"user": {**to_fields(EVENTS["user"]), "noise_multiplier": "4"}}},
+    ],
+)
+def test_what_is_no_event_is_refused_however_well_it_is_chained(record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(chained({**OPENING, "type": "open", "version": 2}, record))
+    with pytest.raises(LedgerError):
+        Ledger(path, OPENING)
+
+
 def test_another_experiments_ledger_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     filled(path)
     before = path.read_bytes()
-    for other in ({**OPENING, "epsilon": "80.0"}, {**OPENING, "more": 1}, {**OPENING, "experiment": "f"}):
+    for other in ({**OPENING, "epsilon": "80.0"}, {**OPENING, "more": 1}, {**OPENING, "run": "s"}):
         with pytest.raises(LedgerError, match="another experiment"):
             Ledger(path, other)
     assert path.read_bytes() == before
 
 
-def test_a_last_line_cut_anywhere_does_not_count_and_is_written_anew(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
-    whole = filled(path, rounds=1)
-    content = path.read_bytes()
-    ends = [0, *(at + 1 for at in range(len(content)) if content[at : at + 1] == b"\n")]
-    for size in range(len(content)):
-        path.write_bytes(content[:size])
-        reopened = Ledger(path, OPENING)
-        complete = max(sum(end <= size for end in ends) - 1, 1)  # the opening is written at once
-        assert reopened.lines == whole.lines[:complete]
-        reopened.reserve(1, 0, MECHANISM)
-        reopened.close(1, 0, "commit", 10)
-        assert path.read_bytes() == content
+# Attempts
 
 
 def test_an_attempt_is_charged_once_and_a_retry_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path, OPENING)
-    ledger.reserve(1, 0, MECHANISM)
+    ledger.reserve(1, 0, MECHANISM, EVENTS)
     before = path.read_bytes()
-    ledger.reserve(1, 0, MECHANISM)
-    Ledger(path, OPENING).reserve(1, 0, MECHANISM)
+    ledger.reserve(1, 0, MECHANISM, EVENTS)
+    Ledger(path, OPENING).reserve(1, 0, MECHANISM, EVENTS)
     assert path.read_bytes() == before
     ledger.close(1, 0, "abort", 2)
-    ledger.reserve(1, 1, MECHANISM)
-    ledger.reserve(2, 0, {**MECHANISM, "noise_multiplier": 8.0})
+    ledger.reserve(1, 1, MECHANISM, EVENTS)
+    ledger.reserve(2, 0, {**MECHANISM, "noise_multiplier": 8.0}, {"user": GaussianEvent(8.0)})
+    assert ledger.events() == [GaussianEvent(4.0), GaussianEvent(4.0), GaussianEvent(8.0)]
     assert ledger.noise_multipliers() == [4.0, 4.0, 8.0]
+    assert [ledger.outcome(*key) for key in ((1, 0), (1, 1), (2, 0), (2, 1))] == ["abort", "open", "open", None]
 
 
 def test_an_attempt_does_not_change_its_mechanism(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl", OPENING)
-    ledger.reserve(1, 0, MECHANISM)
-    for other in ({**MECHANISM, "noise_multiplier": 4.1}, {**MECHANISM, "cohort": 11}, {**MECHANISM, "x": 1}):
+    ledger.reserve(1, 0, MECHANISM, EVENTS)
+    others: list[tuple[dict[str, Any], dict[str, Event]]] = [
+        ({**MECHANISM, "noise_multiplier": 4.1}, EVENTS),
+        ({**MECHANISM, "cohort": 11}, EVENTS),
+        ({**MECHANISM, "x": 1}, EVENTS),
+        (MECHANISM, {**EVENTS, "user": GaussianEvent(4.1)}),
+        (MECHANISM, {"user": GaussianEvent(4.0)}),
+    ]
+    for description, events in others:
         with pytest.raises(LedgerError, match="round 1, attempt 0 stands with another mechanism"):
-            ledger.reserve(1, 0, other)
+            ledger.reserve(1, 0, description, events)
     assert len(ledger.lines) == 2
+
+
+def test_attempts_go_forward_only(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", OPENING)
+    ledger.reserve(2, 1, MECHANISM, EVENTS)
+    for earlier in ((1, 0), (1, 5), (2, 0)):
+        with pytest.raises(LedgerError, match="comes after round 2, attempt 1"):
+            ledger.reserve(*earlier, MECHANISM, EVENTS)
+    reopened = Ledger(tmp_path / "ledger.jsonl", OPENING)
+    with pytest.raises(LedgerError, match="comes after round 2, attempt 1"):
+        reopened.reserve(2, 0, MECHANISM, EVENTS)
+
+
+def test_an_attempt_is_charged_at_the_unit_of_the_budget(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", OPENING)
+    with pytest.raises(LedgerError, match="declares no event for unit 'user'"):
+        ledger.reserve(1, 0, MECHANISM, {"interaction": GaussianEvent(4.0)})
 
 
 def test_how_an_attempt_ended_is_written_once(tmp_path: Path) -> None:
@@ -181,124 +211,84 @@ def test_how_an_attempt_ended_is_written_once(tmp_path: Path) -> None:
     ledger.close(1, 0, "commit", 10)
     Ledger(tmp_path / "ledger.jsonl", OPENING).close(1, 0, "commit", 10)
     assert len(Ledger(tmp_path / "ledger.jsonl", OPENING).lines) == 3
+    others: list[tuple[Outcome, int]] = [("abort", 10), ("commit", 9), ("release", 0)]
+    for outcome, survivors in others:
+        with pytest.raises(LedgerError, match="ended as 'commit' already"):
+            ledger.close(1, 0, outcome, survivors)
+    with pytest.raises(LedgerError, match="was never reserved"):
+        ledger.close(2, 0, "abort")
+
+
+def test_a_released_attempt_costs_nothing_and_is_never_used_again(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = filled(path, rounds=1)
+    spent = ledger.spent()
+    ledger.reserve(2, 0, MECHANISM, EVENTS)
+    assert ledger.spent() > spent
+    ledger.close(2, 0, "release")
+    assert (ledger.spent(), ledger.events()) == (spent, [GaussianEvent(4.0)])
+    for one in (ledger, Ledger(path, OPENING)):
+        assert one.outcome(2, 0) == "release"
+        assert one.spent() == spent
+        with pytest.raises(LedgerError, match="was released and is never used again"):
+            one.reserve(2, 0, MECHANISM, EVENTS)
+    ledger.reserve(2, 1, MECHANISM, EVENTS)
+
+
+def test_a_release_makes_room_in_the_budget(tmp_path: Path) -> None:
+    sigma = calibrate(2.0, 1e-5, [1.0])[0]
+    events = {"user": GaussianEvent(sigma)}
+    ledger = Ledger(tmp_path / "ledger.jsonl", {**OPENING, "epsilon": "2.0"})
+    ledger.reserve(1, 0, MECHANISM, events)
+    with pytest.raises(BudgetExceededError):
+        ledger.reserve(1, 1, MECHANISM, events)
+    ledger.close(1, 0, "release")
+    ledger.reserve(1, 1, MECHANISM, events)
+    for one in (ledger, Ledger(ledger.path, {**OPENING, "epsilon": "2.0"})):
+        with pytest.raises(BudgetExceededError):
+            one.reserve(1, 2, MECHANISM, events)
+
+
+def test_a_commit_holds_what_was_published(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", OPENING)
+    ledger.reserve(1, 0, {**MECHANISM, "clients": "c" * 64}, EVENTS)
+    ledger.close(1, 0, "commit", 10, {"sum": "a" * 64, "model": "b" * 64})
+    reserve, commit = verify_chain(ledger.lines)[1:]
+    assert reserve["clients"] == "c" * 64
+    assert (commit["sum"], commit["model"], commit["survivors"]) == ("a" * 64, "b" * 64, 10)
+
+
+# The budget
 
 
 def test_the_budget_refuses_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path, {**OPENING, "epsilon": "2.0"})
-    sigma = calibrate(2.0, 1e-5, [0.5, 0.5])[0]
+    events = {"user": GaussianEvent(calibrate(2.0, 1e-5, [0.5, 0.5])[0])}
     for round_ in (1, 2):  # exactly what was planned is allowed
-        ledger.reserve(round_, 0, {**MECHANISM, "noise_multiplier": sigma})
+        ledger.reserve(round_, 0, MECHANISM, events)
     before = path.read_bytes()
     with pytest.raises(BudgetExceededError, match=r"Round 3 .* above the budget 2 .*privacy\.epsilon") as refusal:
-        ledger.reserve(3, 0, {**MECHANISM, "noise_multiplier": sigma})
+        ledger.reserve(3, 0, MECHANISM, events)
     assert refusal.value.exit_code == 3
     with pytest.raises(BudgetExceededError):
-        ledger.reserve(1, 1, {**MECHANISM, "noise_multiplier": sigma})  # a retry costs like a round
+        ledger.reserve(2, 1, MECHANISM, events)  # a retry costs like a round
     assert path.read_bytes() == before
-    assert ledger.noise_multipliers() == [sigma, sigma]
+    assert len(ledger.events()) == 2
 
 
-def test_epsilon_is_that_of_the_recorded_events(tmp_path: Path) -> None:
+def test_epsilon_is_that_of_the_recorded_events_at_each_unit(tmp_path: Path) -> None:
     ledger = filled(tmp_path / "ledger.jsonl")
-    assert ledger.epsilon() == pld_epsilon([4.0] * 3, 1e-5)
-    assert ledger.spent() == gaussian_epsilon(composed_mu([4.0] * 3), 1e-5)
+    for one in (ledger, Ledger(ledger.path, OPENING)):
+        for unit, event in EVENTS.items():
+            assert one.epsilon(unit) == report_epsilon([event] * 3, 1e-5)
+            assert one.spent(unit) == filter_epsilon([event] * 3, 1e-5)
+        assert (one.epsilon(), one.spent()) == (one.epsilon("user"), one.spent("user"))
 
 
-def tree_hash(lines: Sequence[bytes]) -> bytes:
-    """RFC 6962, section 2.1, as written there."""
-    n = len(lines)
-    if n == 0:
-        return hashlib.sha256(b"").digest()
-    if n == 1:
-        return hashlib.sha256(b"\x00" + lines[0]).digest()
-    k = 1
-    while 2 * k < n:
-        k *= 2
-    return hashlib.sha256(b"\x01" + tree_hash(lines[:k]) + tree_hash(lines[k:])).digest()
-
-
-@given(st.lists(st.binary(max_size=3), max_size=40))
-def test_merkle_root_is_the_rfcs(lines: list[bytes]) -> None:
-    assert merkle_root(lines) == tree_hash(lines)
-
-
-def signed(body: dict[str, Any], key: Ed25519PrivateKey) -> str:
-    """A checkpoint of any content with a valid signature."""
-    import base64
-
-    parts = {"key": key.public_key().public_bytes_raw(), "signature": key.sign(canonical_json(body))}
-    return json.dumps({**body, **{name: base64.b64encode(part).decode() for name, part in parts.items()}})
-
-
-def test_a_checkpoint_holds_for_its_ledger_and_for_a_longer_one(tmp_path: Path) -> None:
-    ledger = filled(tmp_path / "ledger.jsonl")
-    checkpoint = ledger.checkpoint(Ed25519PrivateKey.generate())
-    verify_checkpoint(checkpoint, ledger.lines)
-    ledger.reserve(4, 0, MECHANISM)
-    verify_checkpoint(checkpoint, ledger.lines)
-
-
-def test_a_checkpoint_refuses_a_shorter_or_another_ledger(tmp_path: Path) -> None:
-    ledger = filled(tmp_path / "ledger.jsonl")
-    checkpoint = ledger.checkpoint(Ed25519PrivateKey.generate())
-    for lines in ((), ledger.lines[:-1], (*ledger.lines[:-1], b"{}"), ledger.lines[::-1]):
-        with pytest.raises(LedgerError, match="does not hold the 7 lines"):
-            verify_checkpoint(checkpoint, lines)
-
-
-def test_every_edit_of_a_checkpoint_is_found(tmp_path: Path) -> None:
-    ledger = filled(tmp_path / "ledger.jsonl")
-    values = json.loads(ledger.checkpoint(Ed25519PrivateKey.generate()))
-    other = json.loads(ledger.checkpoint(Ed25519PrivateKey.generate()))
-    edits = {"head": GENESIS, "root": GENESIS, "size": 6, "version": 2, **{k: other[k] for k in ("key", "signature")}}
-    assert set(edits) == set(values)
-    for name, value in edits.items():
-        without = {key: old for key, old in values.items() if key != name}
-        for edited in ({**values, name: value}, {**values, name: None}, without):
-            with pytest.raises(LedgerError, match="signature is not valid"):
-                verify_checkpoint(json.dumps(edited), ledger.lines)
-    for text in ("", "[]", "7", '"x"', "null"):
-        with pytest.raises(LedgerError, match="signature is not valid"):
-            verify_checkpoint(text, ledger.lines)
-
-
-@pytest.mark.parametrize("wrong", [{"head": GENESIS}, {"size": -1}, {"size": "7"}, {"size": None}, {"root": 1}])
-def test_a_signature_does_not_make_a_wrong_statement_right(wrong: dict[str, Any], tmp_path: Path) -> None:
-    key = Ed25519PrivateKey.generate()
-    ledger = filled(tmp_path / "ledger.jsonl")
-    right = {"head": ledger.head(), "root": merkle_root(ledger.lines).hex(), "size": len(ledger.lines), "version": 1}
-    verify_checkpoint(signed(right, key), ledger.lines)
-    with pytest.raises(LedgerError):
-        verify_checkpoint(signed({**right, **wrong}, key), ledger.lines)
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from fedrec.privacy.ledger import Ledger
-
-ledger = Ledger(Path(sys.argv[1]), {"delta": "1e-05", "epsilon": None, "pad": "x" * 20000})
-for round_ in range(1, 100_000):
-    ledger.reserve(round_, 0, {"noise_multiplier": 4.0, "pad": "y" * 20_000})
-    print(round_, flush=True)
-"""
-
-
-def test_a_process_killed_while_it_writes_loses_no_charge(tmp_path: Path) -> None:
-    """What was acknowledged before SIGKILL is on record; at most the one line under way is there beside it."""
-    path = tmp_path / "ledger.jsonl"
-    for times in range(1, 4):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        acknowledged = [process.stdout.readline() for _ in range(5 * times)]
-        process.send_signal(signal.SIGKILL)
-        acknowledged += process.stdout.readlines()
-        process.stdout.close()
-        assert process.wait() == -signal.SIGKILL
-        last = max(int(line) for line in acknowledged if line.endswith("\n"))
-        ledger = Ledger(path, {"delta": "1e-05", "epsilon": None, "pad": "x" * 20000})
-        assert last <= len(ledger.noise_multipliers()) <= last + 1
-        ledger.reserve(100_000 + times, 0, {"noise_multiplier": 4.0})
-        verify_chain(path.read_bytes().split(b"\n")[:-1])
-        path.unlink()
+def test_integer_noise_is_recorded_and_priced_as_such(tmp_path: Path) -> None:
+    event = SkellamEvent(variance=1e8 / 3, l2=2000.1, l1=40_000.0, distance=1e-30)
+    ledger = Ledger(tmp_path / "ledger.jsonl", OPENING)
+    ledger.reserve(1, 0, MECHANISM, {"user": event})
+    assert Ledger(ledger.path, OPENING).events() == [event]
+    assert ledger.spent() == filter_epsilon([event], 1e-5)

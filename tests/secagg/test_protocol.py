@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from fedrec.errors import ConfigError, RoundFailedError
 from fedrec.secagg.local import drive, secure_sum
 from fedrec.secagg.messages import NO_ATTEMPT, Attempt, Phase
 from fedrec.secagg.parameters import Parameters, choose
-from fedrec.secagg.session import Terms, Variant
+from fedrec.secagg.session import Session, Terms, Variant
 from fedrec.secagg.store import FolderStore, Store
 from tests.secagg.world import RUN, VARIANTS, World, both_variants
 
@@ -240,3 +242,31 @@ def test_drive_carries_a_whole_attempt() -> None:
     assert result.survivors == (0, 1, 2, 4, 5, 6, 7)
     assert np.array_equal(result.total, world.ring_sum(result.survivors))
     assert not result.wrong
+
+
+def test_everything_that_participants_must_agree_on_is_in_the_context() -> None:
+    """Change any one thing, and every derived key, seal and signature of the attempt is another."""
+    world = World(4)
+    terms, roster, adverts = world.terms, world.roster, [bytes(range(i, i + 128)) for i in range(4)]
+
+    def context(**changed: Any) -> bytes:
+        given = {"terms": terms, "roster": roster, "attempt": Attempt(1, 0), "cohort": (0, 1, 2, 3), "adverts": adverts}
+        return Session.open(**{**given, **changed}).context
+
+    contexts = [
+        context(),
+        context(terms=replace(terms, run=bytes(32))),
+        context(terms=replace(terms, n_min=2)),
+        context(terms=replace(terms, variant="cached")),
+        context(terms=replace(terms, choose=lambda n: Parameters(n, 3, 3))),
+        context(terms=replace(terms, choose=lambda n: Parameters(n, 3, 2, corrupt=2))),
+        context(attempt=Attempt(1, 1)),
+        context(attempt=Attempt(2, 0)),
+        context(adverts=[*adverts[:3], bytes(range(9, 137))]),
+        context(adverts=[adverts[1], adverts[0], *adverts[2:]]),
+        context(roster={**roster, 3: replace(roster[3], users=2)}),
+        context(roster={**roster, 3: replace(roster[3], identity=bytes(32))}),
+        context(roster={**roster, 4: roster[3]}, cohort=(0, 1, 2, 4)),
+    ]
+    assert len(set(contexts)) == len(contexts)
+    assert context() == contexts[0]
