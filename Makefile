@@ -29,6 +29,9 @@ lint: install
 
 bench: install
 	$(BIN)/python simulations/benchmarks/local_training.py
+	$(BIN)/python simulations/benchmarks/secure_aggregation.py
+	$(BIN)/python simulations/benchmarks/opacus_step.py
+	$(BIN)/python simulations/benchmarks/ledger.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -61,12 +61,14 @@ class Replay:
         opening: the first line.
         experiment: what was to be run; None where that cannot be read.
         attempts: by round and attempt, in order.
+        committed: by round, the attempt that its model comes from: the last one, where a crash lost one before.
         faults: by the name of a check, each text with the numbers of its lines.
     """
 
     opening: Opening
     experiment: Experiment | None
     attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
+    committed: dict[int, Attempt] = field(default_factory=dict)
     faults: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     _terms: dict[bytes, Terms | str] = field(default_factory=dict)
 
@@ -77,11 +79,6 @@ class Replay:
     @property
     def charged(self) -> list[Attempt]:
         return [one for one in self.attempts.values() if one.outcome != "release"]
-
-    @property
-    def committed(self) -> dict[int, Attempt]:
-        """By round, the attempt that its model comes from: the last one, where a crash lost one before."""
-        return {one.round: one for one in self.attempts.values() if one.outcome == "commit"}
 
     def events(self, unit: str) -> list[Event]:
         """What is charged at a unit."""
@@ -139,17 +136,17 @@ class Replay:
             yield f"attempt {attempt} is one more than federation.attempts = {self.experiment.federation.attempts}"
 
     def _end(self, number: int, record: Record) -> None:
-        key, survivors = (record.get("round"), record.get("attempt")), record.get("survivors")
-        one = self.attempts.get(key) if all(type(part) is int for part in key) else None  # type: ignore[arg-type]
-        if one is None:
-            self._fault("attempts", number, f"round {key[0]}, attempt {key[1]} ends, but was not reserved")
-            return
-        if one.ended is not None:
-            self._fault("attempts", number, f"round {key[0]}, attempt {key[1]} ends a second time")
+        key = _place(record)
+        one = None if key is None else self.attempts.get(key)
+        if one is None or one.ended is not None:
+            how = "ends, but was not reserved" if one is None else "ends a second time"
+            self._fault("attempts", number, f"round {record.get('round')}, attempt {record.get('attempt')} {how}")
             return
         one.ended = record
-        terms = one.terms.declared
-        if one.outcome == "release":
+        terms, survivors = one.terms.declared, record.get("survivors")
+        if one.outcome == "commit":
+            self.committed[one.round] = one
+        elif one.outcome == "release":
             self._filter.remove(one.terms.events[self.opening.unit])
         least = terms.min_cohort if one.outcome == "commit" else 0
         if type(survivors) is not int or not least <= survivors <= terms.cohort:
@@ -158,9 +155,8 @@ class Replay:
 
     def _read(self, record: Record) -> Terms | str:
         """A reserve line's terms, or what makes it unreadable."""
-        places = [record.get("round"), record.get("attempt")]
-        if not all(type(place) is int for place in places) or places[0] < 1 or places[1] < 0:  # type: ignore[operator]
-            return f"round {places[0]!r}, attempt {places[1]!r} is none"
+        if _place(record) is None:
+            return f"round {record.get('round')!r}, attempt {record.get('attempt')!r} is no attempt"
         about = {key: value for key, value in record.items() if key not in ("prev", "round", "attempt", "clients")}
         try:
             key = canonical_json(about)
@@ -186,6 +182,14 @@ class Replay:
 
     def _fault(self, check: str, number: int, text: str) -> None:
         self.faults.setdefault(check, {}).setdefault(text, []).append(number)
+
+
+def _place(record: Record) -> tuple[int, int] | None:
+    """Round and attempt of a line; None where it has none."""
+    round_, attempt = record.get("round"), record.get("attempt")
+    if type(round_) is int and type(attempt) is int and round_ >= 1 and attempt >= 0:
+        return round_, attempt
+    return None
 
 
 def _faults(experiment: Experiment, opening: Opening, declared: Reserve, events: Mapping[str, Event]) -> Iterator[str]:

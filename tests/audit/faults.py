@@ -73,8 +73,8 @@ def _noise(planted: Noise) -> AbstractContextManager[Any]:
     return patch.object(rounds, "add_noise", planted)
 
 
-def half_the_noise() -> AbstractContextManager[Any]:
-    return _noise(lambda arrays, release, std, key, part: add_noise(arrays, release, std / 2, key, part))
+def less_noise(factor: float = 2.0) -> AbstractContextManager[Any]:
+    return _noise(lambda arrays, release, std, key, part: add_noise(arrays, release, std / factor, key, part))
 
 
 def seeds_reused_in_every_round() -> AbstractContextManager[Any]:
@@ -135,7 +135,7 @@ class Fault:
 
 
 FAULTS = {
-    "half the noise": Fault(half_the_noise, "noise on canaries"),
+    "half the noise": Fault(less_noise, "noise on canaries"),
     "no clip": Fault(no_clip, "users' clip"),
     "dropped shares": Fault(dropped_shares, "noise on reserved coordinates"),
     "seeds reused in every round": Fault(seeds_reused_in_every_round, "rounds' noise independent"),

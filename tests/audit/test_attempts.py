@@ -56,7 +56,7 @@ LIES: dict[str, tuple[Callable[[list[Record]], list[Record]], str]] = {
     "no norm": (with_event("user", l2="nan"), "mechanism: ledger.jsonl, line 4: A recorded event's 'l2' is 'nan'"),
     "no events": (with_reserve(events={}), "mechanism: ledger.jsonl, line 4: it declares events for []"),
     "no numbers": (with_reserve(clip_norm=...), "mechanism: ledger.jsonl, line 4: its 'clip_norm' is wrong"),
-    "no round": (with_reserve(round="2"), "mechanism: ledger.jsonl, line 4: round '2', attempt 0 is none"),
+    "no round": (with_reserve(round="2"), "mechanism: ledger.jsonl, line 4: round '2', attempt 0 is no attempt"),
     "too dear": (
         with_reserve(
             events={"user": {"kind": "gaussian", "noise_multiplier": "0.001", "sampling_rate": "1.0", "steps": 1}}

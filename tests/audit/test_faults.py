@@ -69,4 +69,4 @@ def test_negatives_as_samples_show_in_the_estimate_of_single_interactions() -> N
 
 @pytest.mark.parametrize("found_in", CERTAIN.values(), ids=CERTAIN.keys())
 def test_what_records_and_keys_show_is_found_always(found_in: Callable[[int], int]) -> None:
-    assert found_in(40) == 40
+    assert found_in(8) == 8  # the figure for 40 is printed by: python -m simulations.audits

@@ -20,9 +20,7 @@ JAX_PRIVACY = [
     (2000, 500, 400, 1e-6, 1.198510),
     (500, 40, 25, 1e-5, 0.0),
     (1000, 134, 130, 1e-5, 2.625512),
-    (100, 100, 99, 1e-3, 2.840963),
     (5000, 1000, 560, 1e-7, 0.134487),
-    (1000, 1000, 700, 1e-5, 0.731740),
 ]
 """Of jax-privacy 2.0.0: ``CanaryScoreAuditor(inside, outside).epsilon_one_run(0.05, delta,
 threshold_strategy=Explicit(0.5))``, scores 1 for every guess, as many of them inside as correct, and 0 for the rest."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from fedrec.audit.verify import verify
 from fedrec.config import Experiment, load
 from fedrec.engines import simulate
 from fedrec.engines.base import Collected
@@ -205,6 +206,48 @@ def interrupted(tiny: Tiny, tmp_path: Path) -> Path:
     with pytest.raises(KeyboardInterrupt):
         simulate.start(tiny(), partial(RunFolder.create, tmp_path / "run"), Stopping)
     return tmp_path / "run"
+
+
+def test_secure_noise_is_never_drawn_twice_for_one_attempt(tiny: Tiny, tmp_path: Path) -> None:
+    """Whoever saw a first sum could subtract a second one with the same vectors and other noise."""
+    experiment = tiny("privacy.source=secure", "privacy.noise_multiplier=4.0")
+    with pytest.raises(KeyboardInterrupt):
+        simulate.start(experiment, partial(RunFolder.create, tmp_path / "run"), Stopping)
+    resume(tmp_path / "run")
+    told = [(event["type"], event["round"], event["attempt"]) for event in events(tmp_path / "run")[5:]]
+    assert told == [("reserve", 3, 0), ("abort", 3, 0), ("reserve", 3, 1), ("commit", 3, 1)]
+
+
+def test_a_commit_whose_model_was_lost_is_not_drawn_again(tiny: Tiny, tmp_path: Path) -> None:
+    """It was on record before the checkpoint was written: with secure noise the round takes another attempt."""
+    experiment = tiny("privacy.source=secure", "privacy.noise_multiplier=4.0")
+    folder = RunFolder.create(tmp_path / "run")
+    checkpoint = folder.path("checkpoint.safetensors")
+
+    class Keeping(Stopping):
+        """Keeps the checkpoint from before round 2, and stops in round 3."""
+
+        def collect(self, plan: Plan, shared: Shared) -> Collected:
+            if plan.round == 2:
+                (tmp_path / "before").write_bytes(checkpoint.read_bytes())
+            return super().collect(plan, shared)
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate.start(experiment, lambda: folder, Keeping)
+    checkpoint.write_bytes((tmp_path / "before").read_bytes())
+    ledger = folder.path("ledger.jsonl")
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:5]))
+    resume(folder.root)
+    told = [(event["type"], event["round"], event["attempt"]) for event in events(folder.root)[3:]]
+    assert told == [
+        ("reserve", 2, 0),
+        ("commit", 2, 0),
+        ("reserve", 2, 1),
+        ("commit", 2, 1),
+        ("reserve", 3, 0),
+        ("commit", 3, 0),
+    ]
+    assert verify(folder.root).faults == ()
 
 
 def refuses(run: Path, kind: type[Exception], says: str) -> None:

@@ -153,6 +153,7 @@ def test_the_ledgers_checkpoint_is_shown(tmp_path: Path, write_run: Callable[...
     text = Page(write_report(run).read_text()).text
     assert '{"head":"abc"}' in text
     assert "2 lines" in text
+    assert "fedrec audit verify ." in text
 
 
 @pytest.mark.parametrize("key", ["dataset", "privacy", "metrics", "rounds"])
