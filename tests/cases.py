@@ -19,6 +19,8 @@ from fedrec.engines.fleet import Fleet
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import Federation, Plan, State
 from fedrec.models.base import Shared
+from fedrec.privacy.accounting import calibrate_events
+from fedrec.privacy.events import Event, GaussianEvent
 from fedrec.randomness import Key
 
 DATA = {"name": "synthetic", "n_users": 100, "n_items": 80, "mean_events": 10, "n_genres": 6}
@@ -151,3 +153,14 @@ def unchanged(now: Mapping[str, npt.NDArray[Any]], before: Mapping[str, npt.NDAr
     assert set(now) == set(before)
     for name, array in before.items():
         np.testing.assert_array_equal(now[name], array)
+
+
+def gaussians(noise_multipliers: list[float]) -> list[Event]:
+    """Gaussian releases at rate 1."""
+    return [GaussianEvent(sigma) for sigma in noise_multipliers]
+
+
+def calibrated(epsilon: float, shares: list[float]) -> list[float]:
+    """Noise multipliers of Gaussian releases that spend epsilon at delta 1e-5, each its share of the budget."""
+    whole = calibrate_events(epsilon, 1e-5, lambda m: gaussians([m / share**0.5 for share in shares]))
+    return [whole / share**0.5 for share in shares]

@@ -29,13 +29,14 @@ from fedrec.engines.run import scorer
 from fedrec.evaluation.placebo import placebo_p_values
 from fedrec.evaluation.ranking import Scorer
 from fedrec.federation.round import client_round
-from fedrec.privacy.accounting import composed_mu, pld_epsilon
+from fedrec.privacy.accounting import composed_mu, report_epsilon
 from fedrec.privacy.mechanism import clip_and_sum
 from fedrec.randomness import Key
 from tests.cases import (
     Case,
     finished,
     flat,
+    gaussians,
     histories,
     locked,
     one_users,
@@ -65,7 +66,7 @@ class RecommenderContract:
 
     def test_all_rounds_together_spend_the_budget(self, case: Case) -> None:
         sigmas = [mechanism.noise_multiplier for mechanism in case.federation(epsilon=4.0).mechanisms]
-        assert 3.99 < pld_epsilon(sigmas, case.experiment.privacy.delta) <= 4.0
+        assert 3.99 < report_epsilon(gaussians(sigmas), case.experiment.privacy.delta) <= 4.0
         given = case.federation(noise_multiplier=2.0).mechanisms
         rounds = len(given)
         assert composed_mu([one.noise_multiplier for one in given]) == pytest.approx(math.sqrt(rounds) / 2.0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fedrec.config import Experiment
 from fedrec.contribution import Release
 from fedrec.data.interactions import Catalogue
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, PrivacyError
 from fedrec.federation.cohort import choose
 from fedrec.federation.round import Federation
 from fedrec.models.base import Budget, Recommender, build
@@ -80,6 +80,8 @@ def _noise_multipliers(experiment: Experiment, releases: tuple[Release, ...], co
     the whole run costs the same.
     """
     privacy, shares = experiment.privacy, [release.share for release in releases]
+    if min(shares) <= 0 or not math.isclose(math.fsum(shares), 1.0, rel_tol=1e-9):
+        raise PrivacyError(f"A model's budget shares must be positive and sum to 1, not {shares}.")
     if privacy.epsilon is None:
         return [0.0] * len(shares)
     if privacy.noise_multiplier is not None:

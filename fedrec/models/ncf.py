@@ -31,7 +31,7 @@ class NcfConfig(ModelConfig):
     Attributes:
         dimension: length of an item's and a user's vector.
         hidden: widths of the MLP's hidden layers.
-        loss: ``bce`` or ``bpr``.
+        loss: ``bpr`` or ``bce``.
         user_vector: where a user's vector starts in local training: ``profile``, from the own history, or ``public``, a
             random one that anyone can compute from the user's number, as unit ``interaction`` needs it.
         recency: decay of the device's own profile per step back in time.
@@ -40,7 +40,7 @@ class NcfConfig(ModelConfig):
     name: Literal["ncf"] = "ncf"
     dimension: int = Field(16, ge=1)
     hidden: tuple[int, ...] = Field((32, 16), min_length=1)
-    loss: Literal["bpr", "bce"] = "bce"
+    loss: Literal["bpr", "bce"] = "bpr"
     user_vector: Literal["profile", "public"] = "profile"
     recency: float = Field(1.0, ge=0)
 

@@ -234,26 +234,3 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 def composed_mu(noise_multipliers: Sequence[float]) -> float:
     """The Gaussian-DP parameter of a sequence of Gaussians, sqrt(Σ 1/σ²)."""
     return math.sqrt(math.fsum(sigma**-2 for sigma in noise_multipliers))
-
-
-def pld_epsilon(noise_multipliers: Sequence[float], delta: float) -> float:
-    """Epsilon of a sequence of Gaussians by dp-accounting's PLD accountant."""
-    return report_epsilon([GaussianEvent(sigma) for sigma in noise_multipliers], delta)
-
-
-def accountant_version() -> str:
-    """The accountant that `pld_epsilon` uses, for reports."""
-    return accountant_of([])
-
-
-def calibrate(epsilon: float, delta: float, shares: Sequence[float]) -> list[float]:
-    """Noise multipliers of Gaussians that together spend epsilon at delta, each its share of Σ 1/σ².
-
-    Raises:
-        PrivacyError: if the shares are not positive and do not sum to 1.
-    """
-    if min(shares) <= 0 or not math.isclose(math.fsum(shares), 1.0, rel_tol=1e-9):
-        raise PrivacyError(f"Budget shares must be positive and sum to 1, not {list(shares)}.")
-    roots = [math.sqrt(share) for share in shares]
-    whole = calibrate_events(epsilon, delta, lambda m: [GaussianEvent(m / root) for root in roots])
-    return [whole / root for root in roots]

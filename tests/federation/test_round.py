@@ -11,6 +11,7 @@ import pytest
 
 from fedrec.contribution import Component, Release
 from fedrec.errors import ConfigError, ContributionError, PrivacyError, RoundFailedError
+from fedrec.federation import planning
 from fedrec.federation import round as rounds
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import client_round, partition_of
@@ -203,6 +204,13 @@ def test_noise_multipliers_follow_the_shares() -> None:
     assert composed_mu(unequal) == pytest.approx(composed_mu([3.0, 3.0]))
     assert unequal[0] ** -2 / unequal[1] ** -2 == pytest.approx(9.0)
     assert sigmas(case(), epsilon=None) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.4], [1.5, -0.5], [1.0, 0.0], [2.0]])
+def test_a_model_whose_shares_do_not_make_up_the_budget_is_refused(shares: list[float]) -> None:
+    releases = tuple(Release("r", (Component("a", (2,)),), share) for share in shares)
+    with pytest.raises(PrivacyError, match="sum to 1"):
+        planning._noise_multipliers(case().experiment, releases, 10)
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "skellam"])

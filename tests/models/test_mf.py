@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from fedrec.engines.fleet import Fleet
-from fedrec.privacy.accounting import calibrate, composed_mu, gaussian_epsilon
+from fedrec.privacy.accounting import composed_mu, gaussian_epsilon
 from fedrec.privacy.mechanism import clip_and_sum
 from fedrec.randomness import Key
 from fedrec.training.local import draw_negatives
-from tests.cases import Case, finished, flat, run
+from tests.cases import Case, calibrated, finished, flat, run
 
 Floats = npt.NDArray[np.float64]
 
@@ -171,7 +171,7 @@ def test_the_spectral_start_is_paid_from_the_same_budget(options: dict[str, Any]
     assert [release.name for release in federation.releases] == [*names, "mf", "mf", "mf"]
     sigmas = [mechanism.noise_multiplier for mechanism in federation.mechanisms]
     whole = composed_mu(sigmas)
-    assert whole == pytest.approx(1 / calibrate(4.0, 1e-5, [1.0])[0], rel=1e-3)
+    assert whole == pytest.approx(1 / calibrated(4.0, [1.0])[0], rel=1e-3)
     assert gaussian_epsilon(whole, 1e-5) <= 4.0
     start = composed_mu(sigmas[: len(names)])
     assert start**2 / whole**2 == pytest.approx(0.8)

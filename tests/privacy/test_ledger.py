@@ -12,10 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrec.errors import BudgetExceededError, LedgerError
-from fedrec.privacy.accounting import calibrate, filter_epsilon, report_epsilon
+from fedrec.privacy.accounting import filter_epsilon, report_epsilon
 from fedrec.privacy.events import Event, GaussianEvent, SkellamEvent, to_fields
 from fedrec.privacy.ledger import Ledger, Outcome
 from fedrec.privacy.proofs import GENESIS, verify_chain, verify_checkpoint
+from tests.cases import calibrated
 from tests.privacy.records import EVENTS, MECHANISM, OPENING, filled
 
 
@@ -236,7 +237,7 @@ def test_a_released_attempt_costs_nothing_and_is_never_used_again(tmp_path: Path
 
 
 def test_a_release_makes_room_in_the_budget(tmp_path: Path) -> None:
-    sigma = calibrate(2.0, 1e-5, [1.0])[0]
+    sigma = calibrated(2.0, [1.0])[0]
     events = {"user": GaussianEvent(sigma)}
     ledger = Ledger(tmp_path / "ledger.jsonl", {**OPENING, "epsilon": "2.0"})
     ledger.reserve(1, 0, MECHANISM, events)
@@ -264,7 +265,7 @@ def test_a_commit_holds_what_was_published(tmp_path: Path) -> None:
 def test_the_budget_refuses_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path, {**OPENING, "epsilon": "2.0"})
-    events = {"user": GaussianEvent(calibrate(2.0, 1e-5, [0.5, 0.5])[0])}
+    events = {"user": GaussianEvent(calibrated(2.0, [0.5, 0.5])[0])}
     for round_ in (1, 2):  # exactly what was planned is allowed
         ledger.reserve(round_, 0, MECHANISM, events)
     before = path.read_bytes()
