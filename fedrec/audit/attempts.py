@@ -245,7 +245,7 @@ def _mechanism(experiment: Experiment, declared: Reserve) -> Mechanism:
     privacy = experiment.privacy
     grid = None
     if experiment.noise == "skellam":
-        grid = Grid(declared.coordinates, declared.clip_norm, privacy.resolution)
+        grid = Grid.fine(declared.coordinates, declared.clip_norm, declared.sensitivity, privacy.resolution)
     return Mechanism(
         noise_multiplier=declared.noise_multiplier,
         clip_norm=declared.clip_norm,

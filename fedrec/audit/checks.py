@@ -12,10 +12,11 @@ from typing import Any
 from fedrec.audit.attempts import Attempt, Replay
 from fedrec.audit.evidence import Evidence
 from fedrec.audit.record import Opening
+from fedrec.engines.run import noise_source
 from fedrec.errors import LedgerError, RunFolderError
 from fedrec.privacy.accounting import accountant_of, filter_epsilon, report_epsilon, second_epsilon
 from fedrec.privacy.events import Event
-from fedrec.privacy.mechanism import SECURE, SEEDED
+from fedrec.privacy.mechanism import SECURE, SECURE_FLOAT
 from fedrec.privacy.proofs import Checkpoint, read_checkpoint, verify_checkpoint
 from fedrec.reporting import folder as names
 from fedrec.reporting.report import RoundLine
@@ -34,9 +35,6 @@ _FORMULA_BAND = 1e-3
 
 _PRICED = 1000.0
 """Ten times the largest budget that an experiment may have."""
-
-_NOISES = {"seeded": SEEDED, "secure": SECURE}
-"""What an opening says of its noise, by privacy.source."""
 
 
 # The record
@@ -112,7 +110,7 @@ def opening(run: Evidence, first: Opening) -> Found:
         "trust": (first.trust, privacy.trust),
         "delta": (first.delta, privacy.delta),
         "epsilon": (first.epsilon, privacy.epsilon),
-        "noise": (first.noise, _NOISES[privacy.source] if private else "none"),
+        "noise": (first.noise, noise_source(run.experiment) if private else "none"),
     }
     faults = [
         f"{names.LEDGER}, line 1: {name} is {said!r}, but {names.EXPERIMENT} gives {right!r}."
@@ -174,7 +172,7 @@ def epsilon(run: Evidence, first: Opening, replay: Replay, reported: float | Non
     faults = [
         f"{names.SUMMARY} says {name} = {value}, but the ledger gives {found}."
         for name, (value, found) in said.items()
-        if value is None or found is None or not _close(value, found)
+        if (value is None) != (found is None) or (value is not None and found is not None and not _close(value, found))
     ]
     return detail, faults
 
@@ -291,6 +289,8 @@ def guarantee(first: Opening | None, sound: bool) -> str:
         return "none: the record has faults"
     if first.noise == "none":
         return "none was promised: the record is sound, and nothing was charged"
+    if first.noise == SECURE_FLOAT:
+        return "the record is sound; noise in floating point is not formally covered"
     if first.noise != SECURE:
         return "simulation: the record is sound, the noise guarantees nothing"
     return "the record is sound; the promise holds if clients and server did what it says"

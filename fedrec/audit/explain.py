@@ -218,7 +218,7 @@ def _on_integers(run: Run) -> float | None:
             colluders=line.colluders,
             unit=run.experiment.privacy.unit,
             interaction=line.sensitivity if unit == "interaction" else None,
-            grid=Grid(line.coordinates, line.clip_norm, run.experiment.privacy.resolution),
+            grid=Grid.fine(line.coordinates, line.clip_norm, line.sensitivity, run.experiment.privacy.resolution),
         ).events()[unit]
         for line in (attempt.declared for attempt in run.attempts)
     ]

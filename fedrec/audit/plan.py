@@ -248,7 +248,7 @@ def _mechanism(question: Question, kind: Kind, multiplier: float, least: int, co
     )
     if kind == "gaussian":
         return mechanism
-    grid = Grid(question.coordinates, 1.0, question.resolution)
+    grid = Grid.fine(question.coordinates, 1.0, mechanism.sensitivity, question.resolution)
     return replace(
         mechanism, grid=grid, bits=grid.bits(question.users, mechanism.total_std(question.users) * grid.scale)
     )

@@ -17,7 +17,7 @@ import fedrec
 from fedrec.config import Experiment
 from fedrec.data.interactions import Interactions
 from fedrec.engines.fleet import IN_PROCESS, Fleet, model_bytes
-from fedrec.engines.run import Setting, scorer, train_quietly
+from fedrec.engines.run import Setting, noise_source, scorer, train_quietly
 from fedrec.evaluation.ranking import block_of_scores
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import State
@@ -25,9 +25,9 @@ from fedrec.models.base import Recommender, Shared
 from fedrec.privacy.accounting import accountant_of, rdp_epsilon, report_epsilon
 from fedrec.privacy.grid import Grid
 from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.mechanism import SECURE, SEEDED
 from fedrec.randomness import Lane
 
+_PROMISES_NOTHING = 1000.0
 _SAMPLE_USERS, _SAMPLE_TITLES, _SAMPLE_HISTORY = 5, 10, 5
 
 
@@ -44,7 +44,7 @@ def baselines(setting: Setting, epsilon: float | None) -> dict[str, Any]:
         chosen["popularity"] = experiment.replaced(
             model={"name": "popularity", **_POPULARITY[experiment.privacy.unit]},
             training={"backend": "auto", "sample": "interaction"},
-            privacy={"epsilon": epsilon, "noise_multiplier": None},
+            privacy={"epsilon": epsilon, "noise_multiplier": None, "noise": "auto", "source": "seeded"},
         )
     if epsilon is not None:
         chosen["non_private"] = experiment.replaced(privacy={"epsilon": None, "noise_multiplier": None})
@@ -145,7 +145,7 @@ def _privacy(setting: Setting, ledger: Ledger, aggregation: str) -> dict[str, An
         **promise,
         "epsilon": ledger.epsilon(),
         "delta": privacy.delta,
-        "levels": {unit: ledger.epsilon(unit) for unit in mechanism.events()},
+        "levels": {unit: _level(ledger, unit) for unit in mechanism.events()},
         # Of equal rounds; where shares differ, that of as many equal rounds at the same cost.
         "noise_multiplier": math.sqrt(len(sigmas) / math.fsum(sigma**-2 for sigma in sigmas)),
         "noise_multipliers": sigmas,
@@ -154,10 +154,15 @@ def _privacy(setting: Setting, ledger: Ledger, aggregation: str) -> dict[str, An
         "integers": _integers(setting),
         "target_epsilon": privacy.epsilon,
         "noise": setting.experiment.noise,
-        "noise_source": SEEDED if privacy.source == "seeded" else SECURE,
+        "noise_source": noise_source(setting.experiment),
         "aggregation": aggregation,
         "unprotected": unprotected(setting, aggregation),
     }
+
+
+def _level(ledger: Ledger, unit: str) -> float | None:
+    """Epsilon at a unit; None above a thousand, which promises nothing and is beyond what accountants resolve."""
+    return ledger.epsilon(unit) if ledger.spent(unit) <= _PROMISES_NOTHING else None
 
 
 def _integers(setting: Setting) -> dict[str, Any] | None:
@@ -170,7 +175,7 @@ def _integers(setting: Setting) -> dict[str, Any] | None:
         return None
     integers, floats = [], []
     for release, mechanism in zip(federation.releases, federation.mechanisms, strict=True):
-        grid = Grid(release.size, mechanism.clip_norm, privacy.resolution)
+        grid = Grid.fine(release.size, mechanism.clip_norm, mechanism.sensitivity, privacy.resolution)
         integers.append(replace(mechanism, grid=grid).events()[mechanism.unit])
         floats.append(replace(mechanism, grid=None).events()[mechanism.unit])
     return {

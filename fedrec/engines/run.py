@@ -32,10 +32,10 @@ from fedrec.evaluation.ranking import Scorer
 from fedrec.federation import checkpoint
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import Federation, Plan, State
-from fedrec.models.base import Recommender, Shared
+from fedrec.models.base import Recommender, Shared, require_extras
 from fedrec.privacy.budget import check_budget
 from fedrec.privacy.ledger import Ledger, Outcome
-from fedrec.privacy.mechanism import SECURE, SEEDED
+from fedrec.privacy.mechanism import SECURE, SECURE_FLOAT, SEEDED
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
 from fedrec.reporting.progress import Progress
@@ -76,8 +76,10 @@ def prepare(experiment: Experiment) -> Setting:
         DataError: the data cannot be read, or nothing of it can be held out.
         ConfigError: the experiment does not fit the data.
         BudgetExceededError: not even the first round fits the budget.
+        MissingExtraError: an optional package that local training takes is not installed.
     """
     setting = load_setting(experiment)
+    require_extras(setting.federation.model)
     privacy, n_users = experiment.privacy, setting.data.n_users
     first = setting.federation.mechanisms[0]
     if first.private:
@@ -115,14 +117,17 @@ def open_ledger(setting: Setting, folder: RunFolder) -> Ledger:
             "trust": mechanism.trust,
             "delta": repr(privacy.delta),
             "epsilon": None if budget is None else repr(budget),
-            "noise": _source(setting.experiment) if mechanism.private else "none",
+            "noise": noise_source(setting.experiment) if mechanism.private else "none",
             "users": setting.data.n_users,
         },
     )
 
 
-def _source(experiment: Experiment) -> str:
-    return SEEDED if experiment.privacy.source == "seeded" else SECURE
+def noise_source(experiment: Experiment) -> str:
+    """Where the noise of a private run comes from, as ledger and summary say it."""
+    if experiment.privacy.source == "seeded":
+        return SEEDED
+    return SECURE_FLOAT if experiment.noise_inside else SECURE
 
 
 def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledger, progress: Progress) -> State:

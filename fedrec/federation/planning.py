@@ -122,5 +122,5 @@ def _mechanism(experiment: Experiment, release: Release, sigma: float, cohort: i
     )
     if experiment.noise != "skellam":
         return mechanism
-    grid = Grid(release.size, mechanism.clip_norm, privacy.resolution)
+    grid = Grid.fine(release.size, mechanism.clip_norm, mechanism.sensitivity, privacy.resolution)
     return replace(mechanism, grid=grid, bits=grid.bits(cohort, mechanism.total_std(cohort) * grid.scale))

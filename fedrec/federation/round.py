@@ -168,7 +168,9 @@ class Federation:
         if plan.mechanism.grid is not None:
             total = opened(total, plan.release, plan.mechanism, plan.mechanism.grid)
         arrays: Mapping[str, Any] = total.arrays
-        if plan.mechanism.trust == "central" and plan.noise_key is not None:
+        if plan.mechanism.trust == "central" and plan.mechanism.private:
+            if plan.noise_key is None:
+                raise PrivacyError("Noise of the server comes from a seed alone: set privacy.source = 'seeded'.")
             arrays = add_noise(arrays, plan.release, std, plan.noise_key, SERVER_PART)
         scales = {component.name: component.scale for component in plan.release.components}
         arrays = {name: array / scales[name] for name, array in arrays.items()}
@@ -222,7 +224,7 @@ def client_round(model: Recommender, shared: Shared, users: Interactions, plan: 
     every = max(users.n_events, 1)
     edges = np.unique(np.searchsorted(users.indptr, np.arange(0, every, every if silo else _SHARD_EVENTS)))
     edges = np.unique(np.r_[0, edges, users.n_users])
-    key = plan.noise_key or plan.key if mechanism.inside is not None else plan.key  # it draws noise in training
+    key = (plan.noise_key or plan.key) if mechanism.inside is not None else plan.key  # it draws noise in training
     sums = []
     for first, last in itertools.pairwise(edges):
         block = users.take(np.arange(first, last))

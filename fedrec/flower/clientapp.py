@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from logging import getLogger
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -13,11 +14,13 @@ from fedrec.engines.run import Setting, load_setting
 from fedrec.errors import ContributionError
 from fedrec.federation.round import Plan, client_round, partition_of
 from fedrec.flower.codec import Packet, decode, encode
-from fedrec.flower.node import Node, place_of
+from fedrec.flower.node import Node, masks, place_of
 from fedrec.privacy.mechanism import ShardSum
 from fedrec.secagg.messages import Phase
 
 app = ClientApp()
+
+_log = getLogger("fedrec")
 
 
 @app.query()
@@ -44,6 +47,10 @@ def train(message: Message, context: Context) -> Message:
     """
     packet = decode(message)
     setting, plan = _plan(packet, context)
+    if masks(plan, setting.federation, place_of(context)[1]):
+        raise ContributionError("This attempt is masked; nothing is answered in the clear.")
+    if plan.noise_key is None and plan.mechanism.private:
+        Node(context).answer_once(plan)
     shard = _shard(packet, context, setting, plan)
     # How many users' vectors were usable stays here: that would be a count of private data.
     where = {"partition": place_of(context)[0], "round": plan.round, "attempt": plan.attempt}
@@ -86,7 +93,10 @@ def _plan(packet: Packet, context: Context) -> tuple[Setting, Plan]:
     round_, rounds = packet.number("round"), setting.federation.rounds
     if not 1 <= round_ <= rounds:
         raise ContributionError(f"Round {round_} is not among the experiment's {rounds} rounds.")
-    return setting, setting.federation.plan(round_, packet.number("attempt"))
+    attempt, attempts = packet.number("attempt"), setting.experiment.federation.attempts
+    if not 0 <= attempt < attempts:
+        raise ContributionError(f"Attempt {attempt} is not among the {attempts} that a round may have.")
+    return setting, setting.federation.plan(round_, attempt)
 
 
 def _shard(packet: Packet, context: Context, setting: Setting, plan: Plan) -> ShardSum:
@@ -94,7 +104,11 @@ def _shard(packet: Packet, context: Context, setting: Setting, plan: Plan) -> Sh
     partition, partitions = place_of(context)
     federation = setting.federation
     users = partition_of(plan.cohort, partition, partitions, federation.population)
-    return client_round(federation.model, packet.arrays, setting.split.train.take(users), plan, partition)
+    try:
+        return client_round(federation.model, packet.arrays, setting.split.train.take(users), plan, partition)
+    except Exception as error:  # what went wrong may depend on a history, and Flower sends an error's words
+        _log.exception("round %d: no contribution", plan.round)
+        raise ContributionError("This node has no contribution.") from error
 
 
 @lru_cache(maxsize=1)

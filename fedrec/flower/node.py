@@ -28,6 +28,13 @@ def place_of(context: Context) -> tuple[int, int]:
     return int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
 
 
+def masks(plan: Plan, federation: Federation, partitions: int) -> bool:
+    """Whether an attempt's vectors are masked: integers of which only the sum is to be seen, of enough nodes."""
+    users = [len(partition_of(plan.cohort, part, partitions, federation.population)) for part in range(partitions)]
+    shared = plan.mechanism.grid is not None and plan.mechanism.trust == "distributed"
+    return shared and sum(n > 0 for n in users) >= max(plan.mechanism.min_cohort, 2)
+
+
 def terms_of(federation: Federation, plan: Plan) -> Terms:
     """What secure aggregation of an attempt rests on; server and nodes work it out for themselves."""
     assumed = max(_CORRUPT, plan.mechanism.colluders / plan.mechanism.min_cohort)
@@ -98,6 +105,18 @@ class Node:
             if self._store.get(_ROSTER) not in {None, roster}:
                 raise ContributionError("the roster is another than the one that this node knows")
             self._store.put(_ROSTER, roster)
+
+    def answer_once(self, plan: Plan) -> None:
+        """Note that an attempt is answered in the clear, before it is: a second answer would have other noise.
+
+        Raises:
+            ContributionError: if it was answered before.
+        """
+        name = f"plain-{plan.round}-{plan.attempt}"
+        with self._store.lock():
+            if self._store.get(name) is not None:
+                raise ContributionError("this node has answered that attempt")
+            self._store.put(name, b"answered")
 
     def client(self, federation: Federation, plan: Plan) -> Client:
         """This node's side of an attempt.

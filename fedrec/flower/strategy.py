@@ -16,6 +16,7 @@ from fedrec.errors import ContributionError
 from fedrec.federation.round import Federation, Plan, partition_of
 from fedrec.flower import transport
 from fedrec.flower.codec import decode, record, with_config
+from fedrec.flower.node import masks
 from fedrec.flower.secure import SecureSums
 from fedrec.models.base import Shared
 from fedrec.privacy.mechanism import ShardSum
@@ -77,7 +78,7 @@ class FederationStrategy(Strategy):
         if self._grid is None or self._federation is None:
             raise ContributionError("The strategy was not started; call start(grid, …).")
         self._plan = plan
-        if self._masks(plan):
+        if masks(plan, self._federation, len(self._nodes)):
             if self._secure is None:
                 self._secure = SecureSums(self._grid, self._nodes, self._federation, ROUND_TIMEOUT_S)
             return self._secure.collect(plan, shared)
@@ -139,19 +140,13 @@ class FederationStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         return None
 
-    def _masks(self, plan: Plan) -> bool:
-        """Whether an attempt's vectors are masked: integers of which only the sum is to be seen, of enough nodes."""
-        taking_part = sum(self._expected(partition) > 0 for partition in range(len(self._nodes)))
-        shared = plan.mechanism.grid is not None and plan.mechanism.trust == "distributed"
-        return shared and taking_part >= max(plan.mechanism.min_cohort, 2)
-
     def _plainly(self, plan: Plan) -> str:
         """Why an attempt's vectors are not masked, in plain words."""
         if plan.mechanism.grid is None or plan.mechanism.trust != "distributed":
             return "plain sum: the server sees what each node sends"
         return (
             f"plain ring sum: {len(self._nodes)} nodes are fewer than the minimum cohort of "
-            f"{plan.mechanism.min_cohort} users, so the server of this simulation sees each node's sum"
+            f"{plan.mechanism.min_cohort} users, so the server sees each node's sum"
         )
 
     def _bind(self, setting: Setting) -> Engine:

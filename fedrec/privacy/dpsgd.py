@@ -105,8 +105,21 @@ def train(module: nn.Module, steps: Sequence[tuple[Tensor, ...]], plan: DpSgd, n
             for passed, last in _passes(batch, chunk):
                 optimizer.zero_grad(set_to_none=True)
                 wrapped(*passed).sum().backward()
+                _drop_unusable(parameters)
                 optimizer.signal_skip_step(not last)
                 optimizer.step()
+
+
+def _drop_unusable(parameters: Sequence[nn.Parameter]) -> None:
+    """Zero each sample's gradient that has a value which is not finite: it would outlive the clip and the noise."""
+    import torch
+
+    found: list[Tensor | None] = [getattr(parameter, "grad_sample", None) for parameter in parameters]
+    samples = [one for one in found if one is not None]
+    if samples:
+        usable = torch.stack([torch.isfinite(one.flatten(1)).all(dim=1) for one in samples]).all(dim=0)
+        for one in samples:
+            one[~usable] = 0
 
 
 def noise_alone(parameter: Tensor, plan: DpSgd, normal: Normal) -> None:

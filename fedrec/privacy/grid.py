@@ -59,6 +59,11 @@ class Grid:
         if not (self.l2 < _L2_LIMIT and 0 < self.scale < math.inf):
             raise PrivacyError(f"{self} gives vectors of norm {self.l2:.3g}, too large to round; lower the resolution.")
 
+    @staticmethod
+    def fine(dimension: int, clip_norm: float, sensitivity: float, resolution: float) -> Grid:
+        """The grid on which what one unit moves, not the clip norm, has the resolution."""
+        return Grid(dimension, clip_norm, resolution * clip_norm / sensitivity)
+
     @property
     def scale(self) -> float:
         """Integer units in one of the release's."""

@@ -27,8 +27,11 @@ SEEDED = "seeded, simulation only: no guarantee"
 SECURE = "ChaCha20 keyed by the operating system, exact to the stated distance"
 """The noise source of devices."""
 
+SECURE_FLOAT = "ChaCha20 keyed by the operating system, floating point in local training: not formally covered"
+"""The noise source of devices whose every step of training is noised."""
+
 _REACH = 12.0
-"""Noise beyond this many standard deviations: probability below 1e-30 a coordinate."""
+"""Standard deviations of noise that a sum may hold beyond what all clipped vectors reach."""
 
 SERVER_PART = 2**63
 """The noise stream of the server under trust ``central``; shards count from 0."""

@@ -56,7 +56,7 @@ class Privacy(Part):
     noise_source: str | None = None
     aggregation: str | None = None
     integers: Integers | None = None
-    levels: dict[str, float] = {}
+    levels: dict[str, float | None] = {}
     unprotected: tuple[str, ...] = ()
 
     @field_validator("noise_multipliers", "unprotected", mode="before")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fedrec.contribution import Arrays, DpSgd, Part
 from fedrec.data.interactions import Interactions
-from fedrec.errors import MissingExtraError
+from fedrec.errors import ContributionError, MissingExtraError
 from fedrec.randomness import Key
 from fedrec.training import per_interaction
 from fedrec.training.local import F32, Loss
+
+_LARGEST = 1024.0
+"""Single precision next to it resolves 1e-4."""
 
 
 def train(
@@ -33,8 +38,12 @@ def train(
         backend: ``numpy``, for one step of interactions at constant user vectors, or ``opacus``.
 
     Raises:
+        ContributionError: if noise is inside, and the shared model holds values next to which it would be lost.
         MissingExtraError: if Opacus is not installed.
     """
+    for name, array in arrays.items():  # whatever the history: a refusal must not tell anything of it
+        if plan.inside and not (np.abs(array) <= _LARGEST).all():
+            raise ContributionError(f"The shared model's '{name}' holds values that are not within {_LARGEST:g}.")
     if backend == "numpy":
         return per_interaction.train(arrays, vectors, users, plan, n_negatives, loss, key)
     try:

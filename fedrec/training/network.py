@@ -61,10 +61,21 @@ class Network(nn.Module):
 
     def arrays(self) -> dict[str, F32]:
         """The shared arrays as they are now."""
+        return {name: tensor.detach().numpy() for name, tensor in self._tensors().items()}
+
+    def gradients(self) -> dict[str, F32]:
+        """What the last step multiplied by the learning rate, for the same arrays."""
+        grads = {"table": self.table.weight.grad, "bias": self.bias.weight.grad}
+        for depth, layer in enumerate(layer for layer in self.mlp if isinstance(layer, nn.Linear)):
+            grads |= {f"weight{depth}": layer.weight.grad, f"offset{depth}": layer.bias.grad}
+        found = {name: grad.numpy() for name, grad in grads.items() if grad is not None}
+        return found | {"bias": found["bias"][:, 0]}
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {"table": self.table.weight, "bias": self.bias.weight[:, 0]}
         for depth, layer in enumerate(layer for layer in self.mlp if isinstance(layer, nn.Linear)):
             tensors |= {f"weight{depth}": layer.weight, f"offset{depth}": layer.bias}
-        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+        return tensors
 
 
 def train(
@@ -130,7 +141,10 @@ def _train_group(
     network = Network(start, vectors[first:last], loss, trains_user=plan.trains_user)
     normal = dpsgd.normal_source(plan, key, int(users.users[first]))
     dpsgd.train(network, batches, plan, normal)
-    change = {name: array - start[name] for name, array in network.arrays().items()}
+    if plan.steps == 1:  # not a difference of parameters: its rounding grows with them, and would move the bound
+        change = {name: -plan.learning_rate * grad for name, grad in network.gradients().items()}
+    else:
+        change = {name: array - start[name] for name, array in network.arrays().items()}
     if plan.noise_multiplier:
         rest = np.setdiff1d(np.arange(users.n_items), items)
         for name in ("table", "bias"):

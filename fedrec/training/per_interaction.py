@@ -44,11 +44,13 @@ def train(
     items = np.column_stack([users.items[drawn.events], drawn.negatives])  # [k, 1 + m]
     norms = np.sqrt(1.0 + np.square(vectors, dtype=np.float64).sum(axis=1))  # of (p, 1)
     pull = np.empty(items.shape)
-    with np.errstate(over="ignore", invalid="ignore"):  # a user with values that are not finite is rejected by the clip
+    with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(items), _BLOCK):
             block, by = items[start : start + _BLOCK], owner[start : start + _BLOCK]
             scores = np.einsum("kd,kid->ki", vectors[by], table[block]) + bias[block]
-            pull[start : start + _BLOCK] = _clipped(_pull(scores, loss), block, norms[by], plan.clip_norm)
+            clipped = _clipped(_pull(scores, loss), block, norms[by], plan.clip_norm)
+            clipped[~np.isfinite(clipped).all(axis=1)] = 0  # a sample that overflows costs its user no other
+            pull[start : start + _BLOCK] = clipped
     codes, place = number((owner[:, None] * n_items + items).ravel(), users.n_users * n_items)
     change = -plan.step_scale * np.bincount(place, pull.ravel(), minlength=len(codes))
     slot_user, slot_item = np.divmod(codes, n_items)

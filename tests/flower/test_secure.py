@@ -19,6 +19,7 @@ from fedrec.engines import simulate
 from fedrec.engines.run import prepare
 from fedrec.errors import BudgetExceededError, ContributionError, RoundFailedError
 from fedrec.federation.round import client_round, partition_of
+from fedrec.flower import clientapp, strategy
 from fedrec.flower.codec import decode, encode
 from fedrec.flower.node import Node
 from fedrec.flower.strategy import FederationStrategy
@@ -59,7 +60,8 @@ def test_a_masked_run_is_the_plain_run_bit_for_bit(
     summary = run(experiment, nodes(experiment, COUNT), tmp_path / "masked")
     assert {line["aggregation"] for line in rounds(tmp_path / "masked")} == {summary["privacy"]["aggregation"]}
     assert summary["privacy"]["aggregation"].startswith("secure aggregation: 8 participants with k = 7 neighbours")
-    monkeypatch.setattr(FederationStrategy, "_masks", lambda _self, _plan: False)
+    for module in (strategy, clientapp):
+        monkeypatch.setattr(module, "masks", lambda *_: False)
     run(experiment, nodes(experiment, COUNT), tmp_path / "plain")
     for name in ("model.safetensors", "ledger.jsonl"):
         assert (tmp_path / "masked" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
@@ -195,3 +197,28 @@ def test_with_too_few_nodes_the_plain_ring_sum_is_used_and_said(tiny: Tiny, node
     wanted = "plain ring sum: 4 nodes are fewer than the minimum cohort of 80 users"
     assert summary["privacy"]["aggregation"].startswith(wanted)
     assert wanted in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_node_answers_no_masked_attempt_in_the_clear_and_no_attempt_beyond_the_public_number(
+    experiment: Experiment, nodes: Nodes
+) -> None:
+    grid = nodes(experiment, COUNT)
+    shared = dict(prepare(experiment).federation.start().shared)
+    for attempt, arrays in ((0, shared), (3, shared), (10**6, shared)):
+        message = Message(encode(arrays, {"round": 1, "attempt": attempt}), next(iter(grid.contexts)), "train")
+        (name,) = grid.push_messages([message])
+        (reply,) = grid.pull_messages([name])
+        assert reply.has_error()
+
+
+def test_with_secret_noise_a_plain_attempt_is_answered_once(tiny: Tiny, nodes: Nodes) -> None:
+    """Answers with other noise could be averaged."""
+    experiment = tiny("privacy.source=secure", "privacy.noise=skellam").replaced(engine={"name": "flower"})
+    grid = nodes(experiment, 4)
+    shared, errors = dict(prepare(experiment).federation.start().shared), []
+    for _ in range(2):
+        message = Message(encode(shared, {"round": 1, "attempt": 0}), next(iter(grid.contexts)), "train")
+        (name,) = grid.push_messages([message])
+        (reply,) = grid.pull_messages([name])
+        errors.append(reply.has_error())
+    assert errors == [False, True]
