@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrec.config import Experiment, resolve
-from fedrec.contribution import Contribution, Dense, OuterTriangles, Part, Release, Rows
+from fedrec.contribution import Contribution, Dense, OuterTriangles, Part, Rows
 from fedrec.data import source
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.data.splits import Split, split
@@ -22,6 +22,7 @@ from fedrec.models.base import Shared
 from fedrec.privacy.accounting import calibrate_events
 from fedrec.privacy.events import Event, GaussianEvent
 from fedrec.randomness import Key
+from fedrec.release import Release
 
 DATA = {"name": "synthetic", "n_users": 100, "n_items": 80, "mean_events": 10, "n_genres": 6}
 

@@ -19,6 +19,7 @@ LAYERS = (
     ("errors",),
     ("registry",),
     ("randomness",),
+    ("release",),
     ("contribution",),
     ("sections",),
     ("config",),

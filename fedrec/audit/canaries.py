@@ -14,8 +14,9 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from fedrec.contribution import Component, Contribution, Entries, Floats, Ints, Part, Release
+from fedrec.contribution import Contribution, Entries, Floats, Ints, Part
 from fedrec.errors import UsageError
+from fedrec.release import Component, Release
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,6 @@ from fedrec.audit.judgement import Judgement, judge
 from fedrec.audit.probes import interaction_canaries, user_canaries
 from fedrec.audit.rehearsal import RESERVED, Probe, Rehearsal, widened
 from fedrec.config import Experiment
-from fedrec.contribution import Release
 from fedrec.data import source
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import split
@@ -22,6 +21,7 @@ from fedrec.federation.round import Federation, Plan, State
 from fedrec.models.base import Budget, build
 from fedrec.privacy import accounting
 from fedrec.randomness import Key
+from fedrec.release import Release
 
 RESULT = "audit-canary.json"
 

@@ -14,7 +14,7 @@ from fedrec.audit.evidence import Evidence
 from fedrec.audit.record import Opening
 from fedrec.engines.run import noise_source
 from fedrec.errors import LedgerError, RunFolderError
-from fedrec.privacy.accounting import accountant_of, filter_epsilon, report_epsilon, second_epsilon
+from fedrec.privacy.accounting import USEFUL, accountant_of, filter_epsilon, second_epsilon, useful_epsilon
 from fedrec.privacy.events import Event
 from fedrec.privacy.mechanism import SECURE, SECURE_FLOAT
 from fedrec.privacy.proofs import Checkpoint, read_checkpoint, verify_checkpoint
@@ -32,9 +32,6 @@ _PRV_BAND = (-0.002, 0.015)
 
 _FORMULA_BAND = 1e-3
 """How far a formula's epsilon may be from the report's, as a part of it."""
-
-_PRICED = 1000.0
-"""Ten times the largest budget that an experiment may have."""
 
 
 # The record
@@ -154,15 +151,15 @@ def mechanism(run: Evidence, replay: Replay) -> Found:
 
 @lru_cache(maxsize=16)
 def price(events: tuple[Event, ...], delta: float) -> float | None:
-    """Epsilon by the accountant of reports; None where it is far above any budget, and a report would take for ever."""
-    return report_epsilon(events, delta) if filter_epsilon(events, delta) <= _PRICED else None
+    """`useful_epsilon`, which several checks ask for."""
+    return useful_epsilon(events, delta)
 
 
 def epsilon(run: Evidence, first: Opening, replay: Replay, reported: float | None) -> Found:
     """The summary's epsilons are those of the recorded events."""
     events = replay.events(first.unit)
     if reported is None:
-        return "", [f"{names.LEDGER}: what it charges is above epsilon {_PRICED:g}, which promises nothing."]
+        return "", [f"{names.LEDGER}: what it charges is above epsilon {USEFUL:g}, which promises nothing."]
     detail = f"{reported:.6g} at delta {first.delta:g}, unit {first.unit}, by {accountant_of(events)}"
     if run.summary is None:
         return detail, []
@@ -180,7 +177,7 @@ def epsilon(run: Evidence, first: Opening, replay: Replay, reported: float | Non
 def second(events: tuple[Event, ...], delta: float, reported: float | None) -> Found:
     """An independent accountant comes to the same epsilon, within what is known of the two."""
     if reported is None:
-        return f"not asked above epsilon {_PRICED:g}", []
+        return f"not asked above epsilon {USEFUL:g}", []
     other = _second(events, delta)
     if other is None:
         return "none covers these events without Opacus; install 'fedrec[torch]' for its PRV accountant", []

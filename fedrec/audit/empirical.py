@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fedrec.errors import RunFolderError
 from fedrec.reporting.folder import RunFolder
-from fedrec.reporting.summary import Part
+from fedrec.reporting.summary import Part, first_fault
 
 RESULTS = {"canary": "audit-canary.json", "attack": "audit-attack.json"}
 """The files, by the verb that writes them."""
@@ -88,9 +88,7 @@ def checked(kind: type[R], found: Mapping[str, Any], name: str) -> R:
     try:
         return kind.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RunFolderError(f"'{name}' is damaged: '{key}': {first['msg'].lower()}; repeat the audit.") from error
+        raise RunFolderError(f"'{name}' is damaged: {first_fault(error)}; repeat the audit.") from error
 
 
 def figure(value: float | None) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 from fedrec.audit.canaries import Canaries
 from fedrec.audit.rehearsal import Watched
 from fedrec.audit.vectors import Bools, entries_of
-from fedrec.contribution import Contribution, Floats, Ints, Release
+from fedrec.contribution import Contribution, Floats, Ints
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.federation.round import Plan, State
 from fedrec.models.base import Recommender, Shared
 from fedrec.randomness import Key
+from fedrec.release import Release
 
 _LOUD = 1000.0
 """Canaries' norms before the clip, in clip norms: a clip that is missing cannot be overlooked."""

@@ -18,7 +18,7 @@ from fedrec.privacy.events import Event, from_fields
 from fedrec.privacy.proofs import merkle_root, verify_chain
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
-from fedrec.reporting.summary import Summary, parse_summary
+from fedrec.reporting.summary import Summary, first_fault, parse_summary
 
 
 class Line(BaseModel):
@@ -188,6 +188,4 @@ def _parsed(kind: type[L], line: Mapping[str, Any], where: str) -> L:
     try:
         return kind.model_validate(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise LedgerError(f"{where} is damaged: '{key}': {first['msg'].lower()}; repeat the run.") from error
+        raise LedgerError(f"{where} is damaged: {first_fault(error)}; repeat the run.") from error

@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrec.audit.vectors import Bools, quiet, vector_of, zero_rows
-from fedrec.contribution import Component, Contribution, Floats, Release, Rows
+from fedrec.contribution import Contribution, Floats, Rows
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.federation.round import Federation, Plan, State, client_round
 from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
 from fedrec.privacy.grid import Grid
 from fedrec.privacy.mechanism import Mechanism, ShardSum, add_up
 from fedrec.randomness import Key
+from fedrec.release import Component, Release
 
 RESERVED = "reserved"
 """The component that no client touches; the first, so that a repeated noise stream repeats there."""

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedrec.contribution import Contribution, Entries, Floats, Release
+from fedrec.contribution import Contribution, Entries, Floats
 from fedrec.federation.round import Plan
 from fedrec.privacy.mechanism import ShardSum, opened
+from fedrec.release import Release
 
 Bools = npt.NDArray[np.bool_]
 

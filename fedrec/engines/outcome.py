@@ -22,12 +22,11 @@ from fedrec.evaluation.ranking import block_of_scores
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import State
 from fedrec.models.base import Recommender, Shared
-from fedrec.privacy.accounting import accountant_of, rdp_epsilon, report_epsilon
+from fedrec.privacy.accounting import accountant_of, rdp_epsilon, report_epsilon, useful_epsilon
 from fedrec.privacy.grid import Grid
 from fedrec.privacy.ledger import Ledger
 from fedrec.randomness import Lane
 
-_PROMISES_NOTHING = 1000.0
 _SAMPLE_USERS, _SAMPLE_TITLES, _SAMPLE_HISTORY = 5, 10, 5
 
 
@@ -97,7 +96,7 @@ def summarise(
     clients = sum(line["cohort"] for line in lines)
     senders = sum(line["senders"] for line in lines)
     final = model_bytes(state.shared)
-    spent = ledger.epsilon() if federation.mechanisms[0].private else None
+    privacy = _privacy(setting, ledger, str(lines[-1]["aggregation"]))
     up, down = sum(line["up_bytes"] for line in lines), sum(line["down_bytes"] for line in lines)
     return {
         "experiment": experiment.name,
@@ -111,9 +110,9 @@ def summarise(
         "engine": engine,
         "rounds": len(lines),
         "seed": experiment.seed,
-        "privacy": _privacy(setting, ledger, str(lines[-1]["aggregation"])),
+        "privacy": privacy,
         "metrics": measured,
-        "baselines": baselines(setting, spent) if experiment.evaluation.baselines else {},
+        "baselines": baselines(setting, privacy["epsilon"]) if experiment.evaluation.baselines else {},
         "communication": {
             # Of a sender (a user, or on Flower a node) that takes part in every round and fetches the final model.
             "up_bytes_per_client": round(up / senders * len(lines)),
@@ -141,11 +140,12 @@ def _privacy(setting: Setting, ledger: Ledger, aggregation: str) -> dict[str, An
             "unprotected": ["everything: this run is without privacy"],
         }
     sigmas = ledger.noise_multipliers()
+    levels = {unit: useful_epsilon(ledger.events(unit), ledger.delta) for unit in mechanism.events()}
     return {
         **promise,
-        "epsilon": ledger.epsilon(),
+        "epsilon": levels[mechanism.unit],
         "delta": privacy.delta,
-        "levels": {unit: _level(ledger, unit) for unit in mechanism.events()},
+        "levels": levels,
         # Of equal rounds; where shares differ, that of as many equal rounds at the same cost.
         "noise_multiplier": math.sqrt(len(sigmas) / math.fsum(sigma**-2 for sigma in sigmas)),
         "noise_multipliers": sigmas,
@@ -158,11 +158,6 @@ def _privacy(setting: Setting, ledger: Ledger, aggregation: str) -> dict[str, An
         "aggregation": aggregation,
         "unprotected": unprotected(setting, aggregation),
     }
-
-
-def _level(ledger: Ledger, unit: str) -> float | None:
-    """Epsilon at a unit; None above a thousand, which promises nothing and is beyond what accountants resolve."""
-    return ledger.epsilon(unit) if ledger.spent(unit) <= _PROMISES_NOTHING else None
 
 
 def _integers(setting: Setting) -> dict[str, Any] | None:

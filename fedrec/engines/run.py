@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -158,7 +157,7 @@ def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledg
             continue
         failure = None
         seconds = time.perf_counter() - began
-        _close(ledger, plan, "commit", survivors, {"model": hashlib.sha256(model_file(after.shared)).hexdigest()})
+        _close(ledger, plan, "commit", survivors, after.shared)
         due = plan.round % setting.experiment.evaluation.every == 0 or plan.round == federation.rounds
         metrics = setting.evaluator.validation(scorer(federation.model, after.shared), quick=True) if due else None
         epsilon = ledger.spent() if plan.mechanism.private else None
@@ -198,11 +197,12 @@ def _reserve(ledger: Ledger, plan: Plan, failure: FedrecError | None) -> None:
         raise BudgetExceededError(f"{failure} Trying again is a new charge. {error}") from failure
 
 
-def _close(
-    ledger: Ledger, plan: Plan, outcome: Outcome, survivors: int, published: Mapping[str, str] | None = None
-) -> None:
-    if plan.mechanism.private:
-        ledger.close(plan.round, plan.attempt, outcome, survivors, published)
+def _close(ledger: Ledger, plan: Plan, outcome: Outcome, survivors: int, published: Shared | None = None) -> None:
+    """Record how an attempt ended, with the hash of the model that it published."""
+    if not plan.mechanism.private:
+        return
+    hashes = {} if published is None else {"model": hashlib.sha256(model_file(published)).hexdigest()}
+    ledger.close(plan.round, plan.attempt, outcome, survivors, hashes)
 
 
 def model_file(shared: Shared) -> bytes:

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 from fedrec.config import Experiment
-from fedrec.contribution import Release
 from fedrec.data.interactions import Catalogue
 from fedrec.errors import ConfigError, PrivacyError
 from fedrec.federation.cohort import choose
@@ -18,6 +17,7 @@ from fedrec.privacy.grid import Grid
 from fedrec.privacy.mechanism import Mechanism
 from fedrec.privacy.modes import mode_of, pairing_of, training_plan
 from fedrec.randomness import Key
+from fedrec.release import Release
 
 
 def make_federation(experiment: Experiment, catalogue: Catalogue, population: int) -> Federation:

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrec.config import Experiment
-from fedrec.contribution import Release
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import PrivacyError, RoundFailedError
 from fedrec.federation import optimiser
@@ -34,6 +33,7 @@ from fedrec.privacy.mechanism import (
 )
 from fedrec.privacy.stream import SecureWords
 from fedrec.randomness import Key, Lane
+from fedrec.release import Release
 
 _SHARD_EVENTS = 250_000
 """Interactions that one call of a model's ``contribute`` sees; bounds the memory of a large shard."""
@@ -202,6 +202,11 @@ def partition_of(cohort: Cohort, partition: int, partitions: int, population: in
     """The cohort's users that a node holds: nodes hold contiguous users, as evenly as can be."""
     first, last = partition * population // partitions, (partition + 1) * population // partitions
     return cohort.users[(cohort.users >= first) & (cohort.users < last)]
+
+
+def users_by_partition(cohort: Cohort, partitions: int, population: int) -> list[int]:
+    """How many users of the cohort each node holds."""
+    return [len(partition_of(cohort, partition, partitions, population)) for partition in range(partitions)]
 
 
 def client_round(model: Recommender, shared: Shared, users: Interactions, plan: Plan, part: int) -> ShardSum:

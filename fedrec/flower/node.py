@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from fedrec.errors import ContributionError
-from fedrec.federation.round import Federation, Plan, partition_of
+from fedrec.federation.round import Federation, Plan, users_by_partition
 from fedrec.secagg import parameters
 from fedrec.secagg.client import Client
 from fedrec.secagg.enrolment import Identity
@@ -30,7 +30,7 @@ def place_of(context: Context) -> tuple[int, int]:
 
 def masks(plan: Plan, federation: Federation, partitions: int) -> bool:
     """Whether an attempt's vectors are masked: integers of which only the sum is to be seen, of enough nodes."""
-    users = [len(partition_of(plan.cohort, part, partitions, federation.population)) for part in range(partitions)]
+    users = users_by_partition(plan.cohort, partitions, federation.population)
     shared = plan.mechanism.grid is not None and plan.mechanism.trust == "distributed"
     return shared and sum(n > 0 for n in users) >= max(plan.mechanism.min_cohort, 2)
 
@@ -44,9 +44,8 @@ def terms_of(federation: Federation, plan: Plan) -> Terms:
 
 def roster_of(members: list[Member], federation: Federation, plan: Plan) -> dict[int, Member]:
     """Each partition's keys with the number of users of the cohort that it holds; those without any are left out."""
-    count = len(members)
-    users = [len(partition_of(plan.cohort, part, count, federation.population)) for part in range(count)]
-    return {part: replace(members[part], users=users[part]) for part in range(count) if users[part]}
+    users = users_by_partition(plan.cohort, len(members), federation.population)
+    return {part: replace(member, users=users[part]) for part, member in enumerate(members) if users[part]}
 
 
 def pack(members: list[Member]) -> bytes:

@@ -49,10 +49,10 @@ class SecureSums:
         Raises:
             RoundFailedError: if too few nodes are left; nothing was unmasked then.
         """
-        roster = roster_of(self._members, self._federation, plan)
+        roster, terms = roster_of(self._members, self._federation, plan), terms_of(self._federation, plan)
         attempt = Attempt(plan.round, plan.attempt)
         server = Server(
-            terms_of(self._federation, plan),
+            terms,
             roster,
             attempt,
             roster,
@@ -75,14 +75,13 @@ class SecureSums:
             _log.log(WARNING, "round %d: nodes %d and %d disagree on a share; one lies", plan.round, holder, owner)
         self._adverts = {Attempt(plan.round + 1, 0): result.adverts}
         shard = ShardSum(plan.release.split(result.total), result.users)
-        sizes = terms_of(self._federation, plan).parameters(len(roster))
         return Collected(
             (shard,),
             len(roster) - len(result.survivors),
             up,
             down + len(roster) * model_bytes(shared),
             len(roster),
-            f"secure aggregation: {sizes.describe()}",
+            f"secure aggregation: {terms.parameters(len(roster)).describe()}",
         )
 
     def _enrol(self) -> list[Member]:

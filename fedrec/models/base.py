@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrec.config import Experiment, FederationConfig, ModelConfig, TrainingConfig
-from fedrec.contribution import Contribution, Floats, Release
+from fedrec.contribution import Contribution, Floats
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import ConfigError, MissingExtraError
 from fedrec.randomness import Key
 from fedrec.registry import MODELS
+from fedrec.release import Release
 
 Shared = Mapping[str, npt.NDArray[Any]]
 """The shared model: named arrays, float32 or integer; what the server sends and publishes."""

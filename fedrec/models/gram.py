@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fedrec.config import ModelConfig
-from fedrec.contribution import Component, Contribution, OuterTriangles, Release, Rows, unpack_upper
+from fedrec.contribution import Contribution, OuterTriangles, Rows, unpack_upper
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import ConfigError
 from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
@@ -19,6 +19,7 @@ from fedrec.models.history import F32, F64, ContentKernel, project, recency_weig
 from fedrec.models.popularity import normalised_history
 from fedrec.randomness import Key
 from fedrec.registry import MODELS
+from fedrec.release import Component, Release
 
 MOST_ITEMS = 20_000
 """A Gram matrix of more items does not fit a server's memory; ``top_items`` restricts it."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fedrec.config import ModelConfig
-from fedrec.contribution import Component, Contribution, Release
+from fedrec.contribution import Contribution
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
 from fedrec.models.denoise import spectral_factor
@@ -18,6 +18,7 @@ from fedrec.models.gram import choose_items, content_scores, denoised, gram_cont
 from fedrec.models.history import F32, F64, project, recency_weights, standardise
 from fedrec.randomness import Key, Lane
 from fedrec.registry import MODELS
+from fedrec.release import Component, Release
 from fedrec.training import clipped
 from fedrec.training.local import train
 from fedrec.training.samples import public_vectors

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fedrec.config import ModelConfig
-from fedrec.contribution import Component, Contribution, Release
+from fedrec.contribution import Contribution
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import ConfigError
 from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
@@ -18,6 +18,7 @@ from fedrec.models.history import F32, recency_weights
 from fedrec.models.mf import profile_vectors
 from fedrec.randomness import Key, Lane
 from fedrec.registry import MODELS
+from fedrec.release import Component, Release
 from fedrec.training import clipped
 from fedrec.training.samples import public_vectors
 

@@ -9,11 +9,12 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fedrec.config import ModelConfig
-from fedrec.contribution import Component, Contribution, Release, Rows
+from fedrec.contribution import Contribution, Rows
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
 from fedrec.randomness import Key
 from fedrec.registry import MODELS
+from fedrec.release import Component, Release
 
 
 class PopularityConfig(ModelConfig):

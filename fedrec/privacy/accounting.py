@@ -52,6 +52,15 @@ def report_epsilon(events: Sequence[Event], delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
+USEFUL = 1000.0
+"""Ten times the largest budget that an experiment may have."""
+
+
+def useful_epsilon(events: Sequence[Event], delta: float) -> float | None:
+    """`report_epsilon`; None above `USEFUL`, which promises nothing, and where accountants take for ever."""
+    return report_epsilon(events, delta) if filter_epsilon(events, delta) <= USEFUL else None
+
+
 def rdp_epsilon(events: Sequence[Event], delta: float) -> float:
     """Epsilon of the events at delta, all of them through RDP at the same orders and dp-accounting's conversion.
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fedrec.contribution import DpSgd
 from fedrec.privacy.stream import SecureWords, Words
 from fedrec.randomness import Key, Lane
+from fedrec.release import DpSgd
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

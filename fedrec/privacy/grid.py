@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrec import randomness
-from fedrec.contribution import Contribution, Entries, Floats, Ints, Release
+from fedrec.contribution import Contribution, Entries, Floats, Ints
 from fedrec.errors import ContributionError, PrivacyError
 from fedrec.privacy import skellam
 from fedrec.privacy.stream import U64, Words
+from fedrec.release import Release
 
 OVERFLOW = 2.0**-40
 """The probability that any coordinate of a release leaves the ring is at most this."""

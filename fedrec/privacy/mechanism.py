@@ -10,13 +10,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fedrec.contribution import Contribution, DpSgd, Floats, Release
+from fedrec.contribution import Contribution, Floats
 from fedrec.errors import ContributionError, PrivacyError
 from fedrec.privacy import skellam
 from fedrec.privacy.events import Event, GaussianEvent, SkellamEvent
 from fedrec.privacy.grid import Grid, Uniforms, discrete_sum, from_ring, to_ring
 from fedrec.privacy.stream import SecureWords
 from fedrec.randomness import Key, Lane
+from fedrec.release import DpSgd, Release
 
 Trust = Literal["distributed", "local", "central"]
 Unit = Literal["user", "interaction"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedrec.config import Experiment
-from fedrec.contribution import DpSgd, Release
 from fedrec.errors import ConfigError, PrivacyError
+from fedrec.release import DpSgd, Release
 
 
 @dataclass(frozen=True)

@@ -178,10 +178,14 @@ def parse_summary(raw: Mapping[str, Any], where: str) -> Summary:
     try:
         return Summary.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"][0].lower() + first["msg"][1:]
-        raise RunFolderError(f"'{where}' is damaged: '{key}': {reason}; repeat the run.") from error
+        raise RunFolderError(f"'{where}' is damaged: {first_fault(error)}; repeat the run.") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """The key that was wrong first, and why."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return f"'{key}': {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def list_length(figures: Figures) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedrec.contribution import Arrays, DpSgd, Part
+from fedrec.contribution import Part
 from fedrec.data.interactions import Interactions
 from fedrec.errors import ContributionError, MissingExtraError
 from fedrec.randomness import Key
+from fedrec.release import Arrays, DpSgd
 from fedrec.training import per_interaction
 from fedrec.training.local import F32, Loss
 

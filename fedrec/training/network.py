@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from fedrec.contribution import Arrays, Dense, DpSgd, Part, Rows
+from fedrec.contribution import Dense, Part, Rows
 from fedrec.data.interactions import Interactions
 from fedrec.privacy import dpsgd
 from fedrec.randomness import Key
+from fedrec.release import Arrays, DpSgd
 from fedrec.training.local import F32, Ints, Loss, number
 from fedrec.training.samples import Step, draw, training_key
 
@@ -61,21 +62,23 @@ class Network(nn.Module):
 
     def arrays(self) -> dict[str, F32]:
         """The shared arrays as they are now."""
-        return {name: tensor.detach().numpy() for name, tensor in self._tensors().items()}
+        return _named({name: parameter.detach() for name, parameter in self._shared().items()})
 
     def gradients(self) -> dict[str, F32]:
         """What the last step multiplied by the learning rate, for the same arrays."""
-        grads = {"table": self.table.weight.grad, "bias": self.bias.weight.grad}
-        for depth, layer in enumerate(layer for layer in self.mlp if isinstance(layer, nn.Linear)):
-            grads |= {f"weight{depth}": layer.weight.grad, f"offset{depth}": layer.bias.grad}
-        found = {name: grad.numpy() for name, grad in grads.items() if grad is not None}
-        return found | {"bias": found["bias"][:, 0]}
+        return _named({name: p.grad for name, p in self._shared().items() if p.grad is not None})
 
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {"table": self.table.weight, "bias": self.bias.weight[:, 0]}
+    def _shared(self) -> dict[str, Tensor]:
+        shared: dict[str, Tensor] = {"table": self.table.weight, "bias": self.bias.weight}
         for depth, layer in enumerate(layer for layer in self.mlp if isinstance(layer, nn.Linear)):
-            tensors |= {f"weight{depth}": layer.weight, f"offset{depth}": layer.bias}
-        return tensors
+            shared |= {f"weight{depth}": layer.weight, f"offset{depth}": layer.bias}
+        return shared
+
+
+def _named(tensors: Mapping[str, Tensor]) -> dict[str, F32]:
+    """As arrays; the bias, which torch holds in a column, flat."""
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return arrays | {"bias": arrays["bias"][:, 0]}
 
 
 def train(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedrec.contribution import Arrays, DpSgd, Floats, Part, Rows
+from fedrec.contribution import Floats, Part, Rows
 from fedrec.data.interactions import Interactions
 from fedrec.randomness import Key
+from fedrec.release import Arrays, DpSgd
 from fedrec.training.local import F32, Ints, Loss, number, sigmoid
 from fedrec.training.samples import draw, training_key
 

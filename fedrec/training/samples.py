@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from fedrec.contribution import DpSgd
 from fedrec.data.interactions import Interactions
 from fedrec.randomness import U64, Key, Lane, below, mix64, normal, uniform
+from fedrec.release import DpSgd
 from fedrec.training.local import F32, Ints, unmet
 
 _PUBLIC = Key(0)

@@ -17,10 +17,11 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import numpy as np
 
 from fedrec.config import TrainingConfig, load
-from fedrec.contribution import Component, Contribution, Release
+from fedrec.contribution import Contribution
 from fedrec.data import source
 from fedrec.privacy.mechanism import Mechanism, clip_and_sum
 from fedrec.randomness import Key
+from fedrec.release import Component, Release
 from fedrec.training.local import train
 
 DIMENSION = 32

@@ -25,9 +25,9 @@ from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from fedrec.contribution import DpSgd
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.randomness import Key
+from fedrec.release import DpSgd
 from fedrec.training import network
 
 ITEMS, DIMENSION, INTERACTIONS = 1_682, 32, 100

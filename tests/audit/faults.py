@@ -19,7 +19,7 @@ from fedrec.audit.detectors import FALSE_ALARM, adjusted
 from fedrec.audit.judgement import findings_of
 from fedrec.audit.verify import verify
 from fedrec.config import Experiment, resolve
-from fedrec.contribution import Floats, Release
+from fedrec.contribution import Floats
 from fedrec.data import source
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import split
@@ -27,6 +27,7 @@ from fedrec.engines.simulate import start
 from fedrec.federation import round as rounds
 from fedrec.privacy.mechanism import Mechanism, add_noise
 from fedrec.randomness import Key
+from fedrec.release import Release
 from fedrec.reporting.folder import LEDGER, RunFolder
 from fedrec.secagg import crypto
 from fedrec.secagg.messages import Attempt, Phase, ProtocolError

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from fedrec.audit.canaries import Canaries, dense, row_sparse
 from fedrec.audit.canary_run import audit, prepare
 from fedrec.audit.estimate import estimate
-from fedrec.contribution import Component, Floats, Release
+from fedrec.contribution import Floats
 from fedrec.errors import PrivacyError, UsageError
 from fedrec.privacy.accounting import gaussian_epsilon
 from fedrec.privacy.grid import Grid, SeededUniforms, discrete_sum
 from fedrec.privacy.mechanism import Mechanism
 from fedrec.randomness import Key, Lane
+from fedrec.release import Component, Release
 from tests.audit.faults import by_interaction, experiment, training
 from tests.audit.wide import measured
 

@@ -16,13 +16,13 @@ from fedrec.audit.plan import LADDER, MF_COORDINATES, SURVIVAL, Plan, Question, 
 from fedrec.audit.recorded import expected, record
 from fedrec.audit.words import plan_lines
 from fedrec.config import resolve
-from fedrec.contribution import Release
 from fedrec.data import source
 from fedrec.errors import ConfigError, PrivacyError, UsageError
 from fedrec.federation.planning import make_federation
 from fedrec.models.base import Budget, build
 from fedrec.privacy.accounting import rdp_epsilon, report_epsilon
 from fedrec.privacy.events import GaussianEvent
+from fedrec.release import Release
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from fedrec.errors import BudgetExceededError, RunFolderError
 from fedrec.reporting import figures
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
+from tests.pages import Page
 
 Tiny = Callable[..., Experiment]
 
@@ -62,32 +62,6 @@ ATTACKS = {
     },
 }
 """The same for attacks."""
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, visible text, tags that are still open."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + " "
-
-    @property
-    def flat(self) -> str:
-        return re.sub(r"\s+", " ", self.text)
 
 
 @pytest.fixture(scope="module")

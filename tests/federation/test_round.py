@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.contribution import Component, Release
 from fedrec.errors import ConfigError, ContributionError, PrivacyError, RoundFailedError
 from fedrec.federation import planning
 from fedrec.federation import round as rounds
@@ -18,6 +17,7 @@ from fedrec.federation.round import client_round, partition_of
 from fedrec.privacy.accounting import composed_mu, report_epsilon
 from fedrec.privacy.mechanism import ShardSum, add_up, clip_and_sum, opened
 from fedrec.randomness import Lane
+from fedrec.release import Component, Release
 from tests.cases import Case, flat
 
 MF = {"name": "mf", "start": "random", "dimension": 4}

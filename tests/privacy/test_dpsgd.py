@@ -18,12 +18,12 @@ from opacus.optimizers import DPOptimizer
 from scipy import stats
 from torch import Tensor, nn
 
-from fedrec.contribution import DpSgd
 from fedrec.federation.round import client_round
 from fedrec.privacy import dpsgd
 from fedrec.privacy.mechanism import add_up
 from fedrec.privacy.stream import SecureWords
 from fedrec.randomness import Key
+from fedrec.release import DpSgd
 from fedrec.training.samples import draw, public_vectors
 from tests.cases import Case, run
 

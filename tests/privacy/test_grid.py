@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedrec.contribution import Component, Contribution, Dense, OuterTriangles, Release, Rows
+from fedrec.contribution import Contribution, Dense, OuterTriangles, Rows
 from fedrec.errors import ContributionError, PrivacyError
 from fedrec.privacy import grid as module
 from fedrec.privacy import skellam
@@ -29,6 +29,7 @@ from fedrec.privacy.grid import (
 )
 from fedrec.privacy.stream import SecureWords
 from fedrec.randomness import Key, Lane
+from fedrec.release import Component, Release
 
 Vector = npt.NDArray[np.float64]
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.contribution import Component, Contribution, Dense, Release
+from fedrec.contribution import Contribution, Dense
 from fedrec.errors import ContributionError, PrivacyError
 from fedrec.privacy.mechanism import SERVER_PART, Mechanism, ShardSum, add_noise, add_up, clip_and_sum
 from fedrec.randomness import Key
+from fedrec.release import Component, Release
 
 RELEASE = Release("two", (Component("table", (100, 40), 2.0), Component("bias", (100,), 0.5)), share=1.0)
 ZERO = {"table": np.zeros((100, 40)), "bias": np.zeros(100)}

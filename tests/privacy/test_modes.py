@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.contribution import Component, Contribution, DpSgd, Release
+from fedrec.contribution import Contribution
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import ConfigError, PrivacyError
 from fedrec.federation.round import Federation
@@ -22,6 +22,7 @@ from fedrec.privacy.grid import SeededUniforms
 from fedrec.privacy.mechanism import clip_and_sum, clip_and_sum_integers
 from fedrec.privacy.modes import MODES, Pairing, mode_of, training_plan
 from fedrec.randomness import Key, Lane
+from fedrec.release import Component, DpSgd, Release
 from fedrec.training import per_interaction
 from fedrec.training.samples import draw, public_vectors
 from tests.cases import Case, flat, histories

@@ -1,7 +1,6 @@
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,9 @@ from fedrec.reporting.folder import RunFolder
 from fedrec.reporting.report import LedgerHead, RoundLine, render, write_report
 from fedrec.reporting.statement import state
 from fedrec.reporting.summary import Privacy, Summary, parse_summary
+from tests.pages import Page
 
 Make = Callable[..., dict[str, Any]]
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, visible text, tags that are still open."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + " "
 
 
 def _page(content: dict[str, Any], rounds: list[dict[str, Any]] | None = None, ledger: LedgerHead | None = None) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedrec.contribution import Arrays, DpSgd
 from fedrec.data.interactions import Interactions
+from fedrec.release import Arrays, DpSgd
 from fedrec.training.samples import Step
 
 Floats = npt.NDArray[np.float64]

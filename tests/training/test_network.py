@@ -13,10 +13,11 @@ pytest.importorskip("opacus")
 
 import torch
 
-from fedrec.contribution import Arrays, DpSgd, Part
+from fedrec.contribution import Part
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.privacy import dpsgd
 from fedrec.randomness import Key
+from fedrec.release import Arrays, DpSgd
 from fedrec.training import network
 from fedrec.training.samples import draw, public_vectors
 from tests.cases import histories

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("opacus")
 
-from fedrec.contribution import DpSgd, Part
+from fedrec.contribution import Part
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.randomness import Key
+from fedrec.release import DpSgd
 from fedrec.training import network, per_interaction
 from fedrec.training.samples import draw, public_vectors
 from tests.cases import histories

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.contribution import DpSgd
 from fedrec.data.interactions import Catalogue
 from fedrec.errors import ContributionError
 from fedrec.randomness import Key
+from fedrec.release import DpSgd
 from fedrec.training import clipped
 from tests.cases import histories
 

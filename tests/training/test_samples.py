@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.contribution import DpSgd
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.randomness import Key
+from fedrec.release import DpSgd
 from fedrec.training.samples import draw, public_vectors, training_key
 from tests.cases import histories
 
