@@ -21,6 +21,7 @@ from fedrec.errors import ConfigError, did_you_mean
 from fedrec.registry import MODELS, SOURCES, Registry
 from fedrec.sections import (
     DataConfig,
+    DeploymentConfig,
     EngineConfig,
     EvaluationConfig,
     FederationConfig,
@@ -33,6 +34,7 @@ from fedrec.sections import (
 
 __all__ = [
     "DataConfig",
+    "DeploymentConfig",
     "EngineConfig",
     "EvaluationConfig",
     "Experiment",
@@ -63,6 +65,7 @@ class Experiment(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
+    deployment: DeploymentConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
@@ -84,6 +87,11 @@ class Experiment(Section):
             raise ValueError(
                 "privacy.noise = 'gaussian' cannot be shared on Flower, whose clients send integers that can be "
                 "masked; take 'skellam', or privacy.trust = 'central' to compare"
+            )
+        if self.federation.aggregation != "sum" and self.noise != "none" and self.privacy.trust != "local":
+            raise ValueError(
+                f"federation.aggregation = '{self.federation.aggregation}' looks at single vectors, which only carry "
+                "all of their noise under privacy.trust = 'local'; take that, 'sum', or no privacy"
             )
         if self.noise == "skellam" and self.privacy.trust == "central":
             raise ValueError("privacy.noise = 'skellam' is what clients add; under privacy.trust = 'central' none does")
@@ -112,12 +120,17 @@ class Experiment(Section):
 
     def to_toml(self) -> str:
         """The resolved experiment; ``parse`` of it gives an equal one."""
-        return tomli_w.dumps(_without_null(self.model_dump(mode="json")))
+        left_out = {"deployment"} if self.deployment is None else None
+        return tomli_w.dumps(_without_null(self.model_dump(mode="json", exclude=left_out)))
 
     def digest(self) -> str:
         """What identifies an experiment: everything but its name and where it runs, SHA-256 in hex."""
         values = self.model_dump(mode="json", exclude={"engine", "name"})
         values["privacy"]["noise"] = self.noise
+        for section, key, default in _LATER:  # what came later leaves the digests of what was there before
+            inside = values[section] if section else values
+            if inside[key] == default:
+                del inside[key]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def replaced(self, **sections: Mapping[str, Any]) -> Experiment:
@@ -129,6 +142,9 @@ class Experiment(Section):
 
 
 T = TypeVar("T", bound=BaseModel)
+
+_LATER = (("", "deployment", None), ("federation", "aggregation", "sum"))
+"""Keys that are not in a digest while they have their defaults: section, key, default."""
 
 _NAMED: dict[str, Registry[Any]] = {"data": SOURCES, "model": MODELS}
 _SHORT = (*_NAMED, "split", "engine")

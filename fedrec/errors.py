@@ -77,6 +77,35 @@ class RoundFailedError(FedrecError):
     """A round that too few clients answered."""
 
 
+class AgreementError(FedrecError):
+    """A signed statement that is not what it must be: another signer, another form, or out of date."""
+
+
+class DeviceError(FedrecError):
+    """A device's folder or store that is missing, damaged or not its owner's alone."""
+
+    exit_code = 2
+
+
+class ServerError(FedrecError):
+    """A server's folder, process or registry that does not do what it must."""
+
+
+class Refusal(FedrecError):  # noqa: N818 - not a fault: a device's no
+    """A request that a device does not answer.
+
+    Attributes:
+        code: why, in one of a few words that a device's owner can search for.
+        detail: the same as a sentence; it stays on the device.
+    """
+
+    exit_code = 3
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """A hint such as ``Did you mean 'gram'?``, or the list of known names."""
     names = sorted(known)

@@ -86,6 +86,7 @@ class FederationConfig(Section):
         server_optimizer: what applies the mean update: ``sgd`` (with momentum), ``adam`` (Reddi et al. 2021).
         server_learning_rate: step of the server optimizer on the mean update of the cohort.
         server_momentum: momentum of ``sgd``.
+        aggregation: how single vectors become one, where each can be seen (`fedrec.federation.robust`); else their sum.
     """
 
     rounds: int = Field(4, ge=1)
@@ -95,6 +96,7 @@ class FederationConfig(Section):
     server_optimizer: Literal["sgd", "adam"] = "sgd"
     server_learning_rate: float = Field(1.0, gt=0)
     server_momentum: float = Field(0.0, ge=0, lt=1)
+    aggregation: Literal["sum", "trimmed-mean", "median", "krum"] = "sum"
 
 
 class PrivacyConfig(Section):
@@ -152,3 +154,20 @@ class EngineConfig(Section):
 
     name: Literal["fleet", "flower"] = "fleet"
     nodes: int = Field(4, ge=1)
+
+
+class DeploymentConfig(Section):
+    """What real devices and their server agree on beside the rounds; public, and part of the experiment's digest.
+
+    Attributes:
+        deadline: seconds that the server waits for the replies to one message; who is later has dropped out.
+        spare_attempts: attempts beyond one a round that the noise is calibrated for: each retry is a charge.
+        request_seconds: how long a device may take a signed request for a fresh one.
+        answer_seconds: a device answers what touches its history after a multiple of this many seconds, so that its
+            run time, which Flower reports, says little about its history.
+    """
+
+    deadline: float = Field(60.0, gt=0, le=86_400)
+    spare_attempts: int = Field(2, ge=0, le=1000)
+    request_seconds: int = Field(600, ge=1, le=604_800)
+    answer_seconds: float = Field(1.0, ge=0, le=3600)

@@ -19,7 +19,8 @@ import fedrec
 from fedrec.config import load
 from fedrec.engines.fleet import Fleet
 from fedrec.engines.outcome import measure
-from fedrec.engines.run import Setting, prepare, train_quietly
+from fedrec.engines.run import train_quietly
+from fedrec.engines.setting import Setting, prepare
 from fedrec.privacy.accounting import composed_mu
 
 MODELS = ("mf", "gram", "popularity")

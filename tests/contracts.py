@@ -25,7 +25,7 @@ from fedrec.config import parse
 from fedrec.contribution import Contribution
 from fedrec.data.interactions import Interactions
 from fedrec.data.splits import Split
-from fedrec.engines.run import scorer
+from fedrec.engines.setting import scorer
 from fedrec.evaluation.placebo import placebo_p_values
 from fedrec.evaluation.ranking import Scorer
 from fedrec.federation.round import client_round

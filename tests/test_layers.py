@@ -16,7 +16,7 @@ import fedrec
 ROOT = Path(fedrec.__file__).parent
 
 LAYERS = (
-    ("errors",),
+    ("errors", "faults"),
     ("registry",),
     ("randomness",),
     ("release",),
@@ -29,9 +29,12 @@ LAYERS = (
     ("models",),
     ("evaluation",),
     ("federation",),
+    ("agreements",),
+    ("device",),
     ("reporting",),
     ("engines",),
     ("audit",),
+    ("deployment",),
     ("flower",),
     ("cli",),
 )

@@ -199,7 +199,7 @@ def test_flowers_own_privacy_and_masks_are_not_used() -> None:
 
 def test_settings_tuned_on_private_data_are_listed_as_not_accounted() -> None:
     from fedrec.engines.outcome import unprotected
-    from fedrec.engines.run import load_setting
+    from fedrec.engines.setting import load_setting
 
     listed = unprotected(load_setting(case().experiment.replaced(privacy={"epsilon": 8.0, "noise_multiplier": 2.0})))
     assert any("tuning" in line and "not accounted" in line for line in listed)

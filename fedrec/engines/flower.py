@@ -25,7 +25,8 @@ import tomli_w
 
 import fedrec.errors
 from fedrec.config import Experiment
-from fedrec.engines.run import headline, prepare
+from fedrec.engines.run import headline
+from fedrec.engines.setting import prepare
 from fedrec.errors import FedrecError, MissingExtraError, RoundFailedError
 from fedrec.reporting.folder import EXPERIMENT, RunFolder
 from fedrec.reporting.progress import Progress

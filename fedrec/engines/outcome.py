@@ -17,7 +17,8 @@ import fedrec
 from fedrec.config import Experiment
 from fedrec.data.interactions import Interactions
 from fedrec.engines.fleet import IN_PROCESS, Fleet, model_bytes
-from fedrec.engines.run import Setting, noise_source, scorer, train_quietly
+from fedrec.engines.run import noise_source, train_quietly
+from fedrec.engines.setting import Setting, scorer
 from fedrec.evaluation.ranking import block_of_scores
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import State

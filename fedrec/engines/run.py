@@ -4,120 +4,78 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fedrec.config import Experiment
-from fedrec.data import source
-from fedrec.data.interactions import Interactions
-from fedrec.data.splits import Split, split
-from fedrec.engines.base import Engine
+from fedrec.data.interactions import Ints
+from fedrec.engines.base import Collected, Engine
 from fedrec.errors import (
     BudgetExceededError,
     ContributionError,
     FedrecError,
     LedgerError,
-    PrivacyWarning,
     RoundFailedError,
     RunFolderError,
 )
-from fedrec.evaluation.protocol import Evaluator
-from fedrec.evaluation.ranking import Scorer
+from fedrec.faults import reach
 from fedrec.federation import checkpoint
-from fedrec.federation.planning import make_federation
 from fedrec.federation.round import Federation, Plan, State
-from fedrec.models.base import Recommender, Shared, require_extras
-from fedrec.privacy.budget import check_budget
+from fedrec.models.base import Shared
 from fedrec.privacy.ledger import Ledger, Outcome
 from fedrec.privacy.mechanism import SECURE, SECURE_FLOAT, SEEDED
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
 from fedrec.reporting.progress import Progress
 
+Measure = Callable[[Shared], dict[str, Any]]
+"""Metrics of a shared model."""
+
 
 @dataclass(frozen=True, eq=False)
-class Setting:
-    """An experiment with its data."""
+class Recruited:
+    """The devices that a server found for an attempt.
 
-    experiment: Experiment
-    data: Interactions
-    split: Split
-    federation: Federation
-
-    @cached_property
-    def evaluator(self) -> Evaluator:
-        """What measures a model; a client never needs it."""
-        negatives = source.published_negatives(self.experiment.data, self.data)
-        return Evaluator(self.split, self.experiment.evaluation, self.federation.key, negatives)
-
-
-def load_setting(experiment: Experiment) -> Setting:
-    """Load and split: all that a client needs.
-
-    Raises:
-        DataError: the data cannot be read, or nothing of it can be held out.
-        ConfigError: the experiment does not fit the data.
+    Attributes:
+        users: their numbers, ascending.
+        clients: the root of their pseudonyms, for the ledger (`fedrec.privacy.participants`).
     """
-    data = source.load(experiment.data)
-    federation = make_federation(experiment, data.catalogue, data.n_users)
-    return Setting(experiment, data, split(data, experiment.split, federation.key), federation)
+
+    users: Ints
+    clients: str
 
 
-def prepare(experiment: Experiment) -> Setting:
-    """Load, split and check everything that can be wrong before anything is written.
+@dataclass(frozen=True)
+class Deployment:
+    """What a run on real devices does that a simulation need not.
 
-    Raises:
-        DataError: the data cannot be read, or nothing of it can be held out.
-        ConfigError: the experiment does not fit the data.
-        BudgetExceededError: not even the first round fits the budget.
-        MissingExtraError: an optional package that local training takes is not installed.
+    Attributes:
+        recruit: finds the devices for an attempt at a round.
+        publish: told each state when it is safe on the disk.
     """
-    setting = load_setting(experiment)
-    require_extras(setting.federation.model)
-    privacy, n_users = experiment.privacy, setting.data.n_users
-    first = setting.federation.mechanisms[0]
-    if first.private:
-        check_budget(1, [first.events()[first.unit]], privacy.epsilon, privacy.delta)
-    if first.private and privacy.delta >= 1 / n_users:
-        warnings.warn(
-            f"privacy.delta = {privacy.delta:g} is not below 1/users = {1 / n_users:.2g}: at that delta the "
-            "promise may fail for one whole user; lower it.",
-            PrivacyWarning,
-            stacklevel=2,
-        )
-    _ = setting.evaluator  # built now, because it refuses data on which nothing can be measured
-    return setting
+
+    recruit: Callable[[int, int], Recruited]
+    publish: Callable[[State], None]
 
 
-def scorer(model: Recommender, shared: Shared) -> Scorer:
-    """A function from users' histories to scores ``[C, n_items]``, as a device would compute them."""
-
-    def score(users: Interactions) -> npt.NDArray[np.float32]:
-        return model.score(shared, model.personalise(shared, users))
-
-    return score
-
-
-def open_ledger(setting: Setting, folder: RunFolder) -> Ledger:
+def open_ledger(federation: Federation, folder: RunFolder) -> Ledger:
     """The run's ledger, new or continued."""
-    privacy, mechanism = setting.experiment.privacy, setting.federation.mechanisms[0]
-    budget = privacy.epsilon if mechanism.private else None
+    experiment, mechanism = federation.experiment, federation.mechanisms[0]
+    budget = experiment.privacy.epsilon if mechanism.private else None
     return Ledger(
         folder.path(names.LEDGER),
         {
-            "run": setting.experiment.digest(),
+            "run": experiment.digest(),
             "unit": mechanism.unit,
             "adjacency": mechanism.adjacency,
             "trust": mechanism.trust,
-            "delta": repr(privacy.delta),
+            "delta": repr(experiment.privacy.delta),
             "epsilon": None if budget is None else repr(budget),
-            "noise": noise_source(setting.experiment) if mechanism.private else "none",
-            "users": setting.data.n_users,
+            "noise": noise_source(experiment) if mechanism.private else "none",
+            "users": federation.population,
         },
     )
 
@@ -129,68 +87,104 @@ def noise_source(experiment: Experiment) -> str:
     return SECURE_FLOAT if experiment.noise_inside else SECURE
 
 
-def run_rounds(setting: Setting, engine: Engine, folder: RunFolder, ledger: Ledger, progress: Progress) -> State:
+def run_rounds(
+    federation: Federation,
+    engine: Engine,
+    folder: RunFolder,
+    ledger: Ledger,
+    progress: Progress,
+    measure: Measure | None = None,
+    deployment: Deployment | None = None,
+) -> State:
     """Every round that is left, each recorded before its checkpoint, so that a crash repeats at most one.
+
+    Args:
+        federation: what is run.
+        engine: where the clients are.
+        folder: what the rounds leave behind.
+        ledger: of the run.
+        progress: told each round.
+        measure: follows the model; None measures nothing, as a server that has no data.
+        deployment: where clients are real devices.
 
     Raises:
         BudgetExceededError: before a round that the budget does not allow; what is done stays in the folder.
         RoundFailedError: when a round found too few clients in every attempt.
     """
-    federation = setting.federation
-    state = _continue_from(setting, folder, ledger)
+    state = _continue_from(federation, folder, ledger)
     progress.start(federation.rounds, state.round)
     failure: FedrecError | None = None
     while state.round < federation.rounds:
         began = time.perf_counter()
-        plan = federation.plan(state.round + 1, state.attempt)
-        _reserve(ledger, plan, failure)
+        recruited = None if deployment is None else deployment.recruit(state.round + 1, state.attempt)
+        plan = federation.plan(state.round + 1, state.attempt, None if recruited is None else recruited.users)
+        reach("run.planned")
+        _reserve(ledger, plan, {} if recruited is None else {"clients": recruited.clients}, failure)
+        reach("run.reserved")
         survivors = 0
         try:
             collected = engine.collect(plan, state.shared)
             survivors = sum(shard.n_users for shard in collected.shards)
+            reach("run.collected")
             after = federation.finish(state, plan, collected.shards)
         except (RoundFailedError, ContributionError) as error:
             failure = error
             _close(ledger, plan, "abort", survivors)
             state = federation.failed(state)
-            _save(setting, folder, ledger, state)
+            _save(federation, folder, ledger, state)
             continue
         failure = None
         seconds = time.perf_counter() - began
+        reach("run.aggregated")
         _close(ledger, plan, "commit", survivors, after.shared)
-        due = plan.round % setting.experiment.evaluation.every == 0 or plan.round == federation.rounds
-        metrics = setting.evaluator.validation(scorer(federation.model, after.shared), quick=True) if due else None
+        reach("run.committed")
+        due = plan.round % federation.experiment.evaluation.every == 0 or plan.round == federation.rounds
+        metrics = measure(after.shared) if measure is not None and due else None
         epsilon = ledger.spent() if plan.mechanism.private else None
-        folder.append_round(
-            {
-                "round": plan.round,
-                "attempt": plan.attempt,
-                "release": plan.release.name,
-                "cohort": len(plan.cohort.users),
-                "survivors": survivors,
-                "rejected": collected.rejected,
-                "seconds": seconds,
-                "up_bytes": collected.up_bytes,
-                "down_bytes": collected.down_bytes,
-                "senders": collected.senders,
-                "aggregation": collected.aggregation,
-                "noise_multiplier": plan.mechanism.noise_multiplier,
-                "epsilon": epsilon,
-                "metrics": metrics,
-            }
-        )
+        folder.append_round(_line(plan, collected, survivors, seconds, epsilon, metrics))
+        reach("run.recorded")
         state = after
-        _save(setting, folder, ledger, state)
+        _save(federation, folder, ledger, state)
+        reach("run.saved")
+        if deployment is not None:
+            deployment.publish(state)
         progress.update(plan.round, headline(metrics), epsilon, ledger.budget)
     return state
 
 
-def _reserve(ledger: Ledger, plan: Plan, failure: FedrecError | None) -> None:
+def _line(
+    plan: Plan,
+    collected: Collected,
+    survivors: int,
+    seconds: float,
+    epsilon: float | None,
+    metrics: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """A round as ``rounds.jsonl`` holds it."""
+    return {
+        "round": plan.round,
+        "attempt": plan.attempt,
+        "release": plan.release.name,
+        "cohort": len(plan.cohort.users),
+        "survivors": survivors,
+        "rejected": collected.rejected,
+        "seconds": seconds,
+        "up_bytes": collected.up_bytes,
+        "down_bytes": collected.down_bytes,
+        "senders": collected.senders,
+        "aggregation": collected.aggregation,
+        "noise_multiplier": plan.mechanism.noise_multiplier,
+        "epsilon": epsilon,
+        "metrics": metrics,
+    }
+
+
+def _reserve(ledger: Ledger, plan: Plan, beside: dict[str, str], failure: FedrecError | None) -> None:
     """Charge an attempt; a refused retry says what made it one."""
     if not plan.mechanism.private:
         return
     try:
-        ledger.reserve(plan.round, plan.attempt, plan.event(), plan.mechanism.events())
+        ledger.reserve(plan.round, plan.attempt, {**plan.event(), **beside}, plan.mechanism.events())
     except BudgetExceededError as error:
         if failure is None:
             raise
@@ -221,18 +215,18 @@ def train_quietly(federation: Federation, engine: Engine) -> State:
     return state
 
 
-def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State:
+def _continue_from(federation: Federation, folder: RunFolder, ledger: Ledger) -> State:
     """The checkpoint's state with the records brought in line with it, or a fresh start."""
     if not folder.has(names.CHECKPOINT):
         if folder.rounds() or ledger.noise_multipliers():
             raise RunFolderError(
                 f"'{folder.root}' has lost its {names.CHECKPOINT}; start the run again in a new folder."
             )
-        state = setting.federation.start()
-        _save(setting, folder, ledger, state)
+        state = federation.start()
+        _save(federation, folder, ledger, state)
         return state
     where = str(folder.path(names.CHECKPOINT))
-    state, ledger_size = checkpoint.load(folder.read_bytes(names.CHECKPOINT), setting.experiment, where)
+    state, ledger_size = checkpoint.load(folder.read_bytes(names.CHECKPOINT), federation.experiment, where)
     if ledger_size > len(ledger.lines):
         raise LedgerError(
             f"'{ledger.path}' holds {len(ledger.lines)} lines where the checkpoint knows {ledger_size}: "
@@ -240,16 +234,16 @@ def _continue_from(setting: Setting, folder: RunFolder, ledger: Ledger) -> State
         )
     folder.truncate_rounds(state.round)
     # Secure noise is never drawn again: a second sum of one attempt would be a second release under its charge.
-    again = ("open", "commit") if setting.experiment.privacy.source == "seeded" else ()
+    again = ("open", "commit") if federation.experiment.privacy.source == "seeded" else ()
     while (outcome := ledger.outcome(state.round + 1, state.attempt)) is not None and outcome not in again:
         if outcome == "open":
             ledger.close(state.round + 1, state.attempt, "abort")
-        state = setting.federation.failed(state)
+        state = federation.failed(state)
     return state
 
 
-def _save(setting: Setting, folder: RunFolder, ledger: Ledger, state: State) -> None:
-    folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, setting.experiment, len(ledger.lines)))
+def _save(federation: Federation, folder: RunFolder, ledger: Ledger, state: State) -> None:
+    folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, federation.experiment, len(ledger.lines)))
 
 
 def headline(metrics: dict[str, Any] | None) -> float | None:

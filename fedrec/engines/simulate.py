@@ -12,7 +12,8 @@ from fedrec.data.home import home
 from fedrec.engines.base import Engine
 from fedrec.engines.fleet import Fleet
 from fedrec.engines.outcome import summarise
-from fedrec.engines.run import Setting, model_file, open_ledger, prepare, run_rounds
+from fedrec.engines.run import model_file, open_ledger, run_rounds
+from fedrec.engines.setting import Setting, prepare
 from fedrec.errors import RunFolderError
 from fedrec.privacy.keys import signing_key
 from fedrec.reporting import folder as names
@@ -62,9 +63,9 @@ def resume(experiment: Experiment, folder: RunFolder, engine_for: EngineFor = fl
 
 def _finish(setting: Setting, folder: RunFolder, engine_for: EngineFor, began: float) -> dict[str, Any]:
     engine = engine_for(setting)
-    ledger = open_ledger(setting, folder)
+    ledger = open_ledger(setting.federation, folder)
     with Progress() as progress:
-        state = run_rounds(setting, engine, folder, ledger, progress)
+        state = run_rounds(setting.federation, engine, folder, ledger, progress, setting.quickly)
         progress.finish()
     folder.write_bytes(names.MODEL, model_file(state.shared))
     folder.write_text(names.LEDGER_CHECKPOINT, ledger.checkpoint(signing_key(home())))

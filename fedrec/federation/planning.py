@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fedrec.config import Experiment
 from fedrec.data.interactions import Catalogue
@@ -20,13 +20,61 @@ from fedrec.randomness import Key
 from fedrec.release import Release
 
 
-def make_federation(experiment: Experiment, catalogue: Catalogue, population: int) -> Federation:
+@dataclass(frozen=True)
+class Calibration:
+    """The part of a plan that takes accountants, and seconds: a phone is told it by a process that has them.
+
+    Attributes:
+        whole: noise multiplier of the whole run as if it were one Gaussian release: what a model may plan with.
+        rounds: each round's noise multiplier.
+    """
+
+    whole: float
+    rounds: tuple[float, ...]
+
+
+def calibrate(experiment: Experiment, catalogue: Catalogue, population: int) -> Calibration:
+    """The noise that brings an experiment to its budget, for `make_federation`; raises what that raises."""
+    whole = _one_release(experiment)
+    model, cohort = _model_and_cohort(experiment, population)
+    releases = _releases(experiment, model, catalogue, cohort, whole)
+    return Calibration(whole, tuple(_noise_multipliers(experiment, releases, cohort)))
+
+
+def make_federation(
+    experiment: Experiment, catalogue: Catalogue, population: int, calibration: Calibration | None = None
+) -> Federation:
     """Resolve an experiment against its data: releases, calibrated noise, cohort.
 
+    Args:
+        experiment: what to run.
+        catalogue: the public items.
+        population: number of users.
+        calibration: what `calibrate` found for these very arguments; None finds it.
+
     Raises:
-        ConfigError: if the cohort is larger than the population, or the minimum cohort than the cohort.
+        ConfigError: if the cohort is larger than the population, the minimum cohort than the cohort, or the calibration
+            is of other rounds.
         PrivacyError: if no proof covers the model under the experiment's unit and trust.
     """
+    whole = _one_release(experiment) if calibration is None else calibration.whole
+    model, cohort = _model_and_cohort(experiment, population)
+    releases = _releases(experiment, model, catalogue, cohort, whole)
+    sigmas = _noise_multipliers(experiment, releases, cohort) if calibration is None else calibration.rounds
+    if len(sigmas) != len(releases):
+        raise ConfigError(f"A calibration of {len(sigmas)} rounds does not fit the {len(releases)} of this experiment.")
+    mechanisms = tuple(
+        _mechanism(experiment, release, sigma, cohort) for release, sigma in zip(releases, sigmas, strict=True)
+    )
+    releases = tuple(
+        release if mechanism.inside is None else replace(release, dpsgd=mechanism.inside)
+        for release, mechanism in zip(releases, mechanisms, strict=True)
+    )
+    return Federation(experiment, model, catalogue, population, releases, mechanisms)
+
+
+def _model_and_cohort(experiment: Experiment, population: int) -> tuple[Recommender, int]:
+    """The model, and how many users a round asks, checked against the least that it needs."""
     model = build(experiment)
     cohort = len(choose(population, experiment.federation.cohort, Key(experiment.seed)).users)
     least = experiment.federation.min_cohort or cohort
@@ -37,25 +85,18 @@ def make_federation(experiment: Experiment, catalogue: Catalogue, population: in
             f"privacy.colluders = {experiment.privacy.colluders} leaves no honest user in the minimum cohort of "
             f"{least}; lower it."
         )
-    releases = _releases(experiment, model, catalogue, cohort)
-    mechanisms = tuple(
-        _mechanism(experiment, release, sigma, cohort)
-        for release, sigma in zip(releases, _noise_multipliers(experiment, releases, cohort), strict=True)
-    )
-    releases = tuple(
-        release if mechanism.inside is None else replace(release, dpsgd=mechanism.inside)
-        for release, mechanism in zip(releases, mechanisms, strict=True)
-    )
-    return Federation(experiment, model, catalogue, population, releases, mechanisms)
+    return model, cohort
 
 
-def _releases(experiment: Experiment, model: Recommender, catalogue: Catalogue, cohort: int) -> tuple[Release, ...]:
+def _releases(
+    experiment: Experiment, model: Recommender, catalogue: Catalogue, cohort: int, whole: float
+) -> tuple[Release, ...]:
     """The model's releases, each with how its update is trained, and refused where nothing is proved for it."""
     plan = training_plan(experiment, model.backend)
     bound = plan.interaction if plan is not None and model.per_interaction else None
     releases = tuple(
         replace(release, dpsgd=plan, interaction=bound) if release.optimise else release
-        for release in model.releases(catalogue, Budget(_one_release(experiment), cohort))
+        for release in model.releases(catalogue, Budget(whole, cohort))
     )
     if experiment.privacy.epsilon is not None:
         for release in releases:
@@ -77,7 +118,8 @@ def _noise_multipliers(experiment: Experiment, releases: tuple[Release, ...], co
     """Each release's noise multiplier: given, calibrated to the budget, or 0 without privacy.
 
     A given one is that of equal rounds; where rounds have unequal shares, each gets the noise that its share buys, and
-    the whole run costs the same.
+    the whole run costs the same. A deployment's spare attempts are in the budget, each at the price of the costliest
+    round.
     """
     privacy, shares = experiment.privacy, [release.share for release in releases]
     if min(shares) <= 0 or not math.isclose(math.fsum(shares), 1.0, rel_tol=1e-9):
@@ -90,9 +132,13 @@ def _noise_multipliers(experiment: Experiment, releases: tuple[Release, ...], co
     def split(whole: float) -> list[float]:
         return [whole / math.sqrt(share) for share in shares]
 
+    costliest = shares.index(max(shares))
+    spare = experiment.deployment.spare_attempts if experiment.deployment is not None else 0
+
     def events(whole: float) -> list[Event]:
         planned = zip(releases, split(whole), strict=True)
-        return [_mechanism(experiment, release, sigma, cohort).events()[privacy.unit] for release, sigma in planned]
+        once = [_mechanism(experiment, release, sigma, cohort).events()[privacy.unit] for release, sigma in planned]
+        return once + spare * [once[costliest]]
 
     return split(accounting.calibrate_events(privacy.epsilon, privacy.delta, events))
 

@@ -138,10 +138,19 @@ class Federation:
         """The state before the first round."""
         return State(0, 0, self.model.init(self.catalogue, self.key), {})
 
-    def plan(self, round_: int, attempt: int = 0) -> Plan:
-        """An attempt at a round, from 1; the same numbers give the same plan on a server and on every client."""
+    def plan(self, round_: int, attempt: int = 0, users: npt.NDArray[np.int64] | None = None) -> Plan:
+        """An attempt at a round, from 1; the same arguments give the same plan on a server and on every client.
+
+        Args:
+            round_: the round.
+            attempt: of it, from 0.
+            users: the cohort that a server chose among the devices it can reach, ascending; None draws it by the key.
+        """
         key = self.key.at(round_, attempt)
-        cohort = choose(self.population, self.experiment.federation.cohort, key)
+        if users is None:
+            cohort = choose(self.population, self.experiment.federation.cohort, key)
+        else:
+            cohort = Cohort(users, "by the server, among the devices that it reached")
         seeded = self.experiment.privacy.source == "seeded"
         noise = Key(self.noise_seed, round_, attempt) if seeded else None
         return Plan(round_, attempt, self.releases[round_ - 1], self.mechanisms[round_ - 1], cohort, key, noise)

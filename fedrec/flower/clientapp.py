@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrec.config import named_or_text
-from fedrec.engines.run import Setting, load_setting
+from fedrec.engines.setting import Setting, load_setting
 from fedrec.errors import ContributionError
 from fedrec.federation.round import Plan, client_round, partition_of
 from fedrec.flower.codec import Packet, decode, encode

@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedrec.engines.base import Collected, Engine
 from fedrec.engines.fleet import model_bytes
-from fedrec.engines.run import Setting
+from fedrec.engines.setting import Setting
 from fedrec.errors import ContributionError
 from fedrec.federation.round import Federation, Plan, partition_of
 from fedrec.flower import transport

@@ -25,7 +25,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 from fedrec.audit.verify import verify
 from fedrec.config import parse
-from fedrec.engines.run import load_setting, open_ledger
+from fedrec.engines.run import open_ledger
+from fedrec.engines.setting import load_setting
 from fedrec.federation.round import Federation
 from fedrec.privacy.accounting import second_epsilon
 from fedrec.privacy.events import GaussianEvent
@@ -79,7 +80,7 @@ def measure(scratch: Path, noise: str, n: int) -> dict[str, float]:
     setting = load_setting(parse(EXPERIMENT.format(noise=noise, sigma=n), overrides=(f"federation.rounds={n // 2}",)))
     run = RunFolder.create(scratch / "run")
     run.write_text(names.EXPERIMENT, setting.experiment.to_toml())
-    ledger = open_ledger(setting, run)
+    ledger = open_ledger(setting.federation, run)
     began = time.perf_counter()
     charge(ledger, setting.federation, 1, ALONE // 2)
     alone = ALONE / (time.perf_counter() - began)
@@ -93,7 +94,7 @@ def measure(scratch: Path, noise: str, n: int) -> dict[str, float]:
     verdict = verify(run.root)
     verifying = time.perf_counter() - began
     began = time.perf_counter()
-    open_ledger(setting, run)
+    open_ledger(setting.federation, run)
     reopening = time.perf_counter() - began
     if not verdict.sound:
         raise SystemExit("\n".join(check.detail for check in verdict.faults))

@@ -17,7 +17,7 @@ from fedrec.audit.verify import verify
 from fedrec.config import parse
 from fedrec.engines import simulate
 from fedrec.engines.base import Collected
-from fedrec.engines.run import Setting
+from fedrec.engines.setting import Setting
 from fedrec.errors import BudgetExceededError, RunFolderError
 from fedrec.federation.round import Plan
 from fedrec.models.base import Shared

@@ -19,7 +19,7 @@ from fedrec.audit.verify import verify
 from fedrec.config import Experiment, load
 from fedrec.engines import simulate
 from fedrec.engines.base import Collected
-from fedrec.engines.run import Setting
+from fedrec.engines.setting import Setting
 from fedrec.errors import LedgerError, RunFolderError
 from fedrec.federation.round import Plan
 from fedrec.models.base import Shared
@@ -130,7 +130,7 @@ from pathlib import Path
 from fedrec.config import load
 from fedrec.engines import simulate
 from fedrec.engines.base import Collected
-from fedrec.engines.run import Setting
+from fedrec.engines.setting import Setting
 from fedrec.reporting.folder import RunFolder
 
 experiment, base, really = load(sys.argv[1]), Path(sys.argv[2]), os.fsync

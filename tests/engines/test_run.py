@@ -14,7 +14,7 @@ import pytest
 
 from fedrec.config import Experiment, parse
 from fedrec.engines import simulate
-from fedrec.engines.run import prepare
+from fedrec.engines.setting import prepare
 from fedrec.errors import BudgetExceededError, ConfigError, LedgerError, PrivacyWarning, RunFolderError
 from fedrec.privacy.accounting import gaussian_epsilon
 from fedrec.privacy.proofs import verify_chain, verify_checkpoint

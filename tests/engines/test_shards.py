@@ -15,7 +15,8 @@ from fedrec.config import Experiment
 from fedrec.engines import simulate
 from fedrec.engines.base import Collected
 from fedrec.engines.fleet import Fleet
-from fedrec.engines.run import Setting, prepare, train_quietly
+from fedrec.engines.run import train_quietly
+from fedrec.engines.setting import Setting, prepare
 from fedrec.errors import BudgetExceededError, RoundFailedError
 from fedrec.federation.round import Plan, client_round, partition_of
 from fedrec.models.base import Shared

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from fedrec.config import Experiment
 from fedrec.engines import simulate
-from fedrec.engines.run import prepare
+from fedrec.engines.setting import prepare
 from fedrec.errors import ConfigError, FedrecError, RoundFailedError, RunFolderError
 from fedrec.flower import serverapp, transport
 from fedrec.flower.codec import decode, encode

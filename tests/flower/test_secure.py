@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from fedrec.config import Experiment
 from fedrec.engines import simulate
-from fedrec.engines.run import prepare
+from fedrec.engines.setting import prepare
 from fedrec.errors import BudgetExceededError, ContributionError, RoundFailedError
 from fedrec.federation.round import client_round, partition_of
 from fedrec.flower import clientapp, strategy

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedrec.config import Experiment
 from fedrec.engines.base import Collected
-from fedrec.engines.run import prepare
+from fedrec.engines.setting import prepare
 from fedrec.errors import ContributionError
 from fedrec.federation.round import client_round, partition_of
 from fedrec.flower import strategy

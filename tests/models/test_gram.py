@@ -11,7 +11,7 @@ import pytest
 
 from fedrec.config import resolve
 from fedrec.data.interactions import Catalogue, Interactions
-from fedrec.engines.run import scorer
+from fedrec.engines.setting import scorer
 from fedrec.errors import ConfigError
 from fedrec.federation.round import client_round
 from fedrec.models.base import Budget, build
