@@ -91,12 +91,12 @@ class ServerError(FedrecError):
     """A server's folder, process or registry that does not do what it must."""
 
 
-class Refusal(FedrecError):  # noqa: N818 - not a fault: a device's no
-    """A request that a device does not answer.
+class Refusal(FedrecError):  # noqa: N818 - not a fault, but a no
+    """A request that a device does not answer, or a server's registry does not grant.
 
     Attributes:
-        code: why, in one of a few words that a device's owner can search for.
-        detail: the same as a sentence; it stays on the device.
+        code: why, in one of a few words that can be searched for.
+        detail: the same as a sentence, which stays with whoever refuses.
     """
 
     exit_code = 3

@@ -5,6 +5,38 @@ from __future__ import annotations
 import os
 import signal
 
+POINTS = frozenset(
+    {
+        "store.before-commit",
+        "store.after-commit",
+        "device.checked",
+        "device.contributed",
+        "device.charging",
+        "device.charged",
+        "device.marked",
+        "secagg.progress-stored",
+        "ledger.before-write",
+        "ledger.written",
+        "ledger.synced",
+        "folder.before-rename",
+        "folder.renamed",
+        "folder.round-written",
+        "restore.aside",
+        "restore.copied",
+        "restore.replaced",
+        "run.planned",
+        "run.reserved",
+        "run.collected",
+        "run.aggregated",
+        "run.committed",
+        "run.recorded",
+        "run.saved",
+        "server.recruited",
+        "server.published",
+    }
+)
+"""Every point that stands in the library."""
+
 _ARMED = os.environ.get("FEDREC_FAULT_POINT")
 
 

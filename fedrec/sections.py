@@ -66,13 +66,13 @@ class TrainingConfig(Section):
     """
 
     backend: Literal["auto", "numpy", "opacus"] = "auto"
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1, le=10_000)
     batch_size: int = Field(32, ge=1)
     sampling_rate: float = Field(1.0, gt=0, le=1)
     sample: Literal["interaction", "history"] = "interaction"
     learning_rate: float = Field(0.05, gt=0)
     regularisation: float = Field(0.0, ge=0)
-    negatives: int = Field(1, ge=1)
+    negatives: int = Field(1, ge=1, le=10_000)
 
 
 class FederationConfig(Section):

@@ -103,6 +103,11 @@ class RecommenderContract:
                 changed = federation.model.contribute(state.shared, shard, plan.release, plan.key)
                 np.testing.assert_allclose(one_users(changed, plan.release, 2), wanted, atol=1e-6)
 
+    def test_the_shared_arrays_are_those_that_a_device_is_told_to_expect(self, case: Case) -> None:
+        for federation, state, plan in case.stages:
+            wanted = federation.model.forms(federation.catalogue, federation.releases[: plan.round - 1])
+            assert wanted == {name: (array.dtype.name, array.shape) for name, array in state.shared.items()}
+
     def test_contributing_and_scoring_are_pure(self, case: Case) -> None:
         for federation, state, plan in case.stages:
             shared = locked(state.shared)

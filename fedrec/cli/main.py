@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Private federated recommenders: simulate, compare, audit.",
+    help="Private federated recommenders: simulate, compare, audit, deploy.",
 )
 
 
@@ -76,15 +76,21 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSO
 
 
 def _add_groups() -> None:
+    if app.registered_groups:  # main was called before in this process
+        return
     from fedrec.cli.audit import app as audit
     from fedrec.cli.compare import compare
     from fedrec.cli.data import app as data
+    from fedrec.cli.device import app as device
     from fedrec.cli.privacy import app as privacy
+    from fedrec.cli.server import app as server
 
     app.command()(compare)
     app.add_typer(audit, name="audit")
     app.add_typer(data, name="data")
+    app.add_typer(device, name="device")
     app.add_typer(privacy, name="privacy")
+    app.add_typer(server, name="server")
 
 
 def main() -> None:

@@ -140,6 +140,12 @@ def build(
     return k_core(data, config.k_core) if config.k_core > 0 else data
 
 
+def catalogue_of(items: Items) -> Catalogue:
+    """The catalogue of an items file alone."""
+    nothing = np.array([], dtype="S1")
+    return _catalogue(Events(nothing, nothing), items)[0]
+
+
 def _positives(name: str, events: Events, config: DataConfig) -> npt.NDArray[np.int64]:
     """The events that count, ``[n_kept]`` positions."""
     if config.min_rating is None:

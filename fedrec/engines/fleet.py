@@ -12,11 +12,14 @@ from fedrec.federation.round import Plan, client_round
 from fedrec.models.base import Recommender, Shared
 
 IN_PROCESS = "simulated: every client is in this process, and only their sum is looked at"
+ONE_BY_ONE = "simulated: every client is in this process, and each one's vector is looked at"
 
 
 @dataclass(frozen=True, eq=False)
 class Fleet:
     """Drives a round in process: the cohort is one shard, so its noise shares are drawn as one.
+
+    Where aggregation is robust (`fedrec.federation.robust`), every user is a shard, as every device would be.
 
     Attributes:
         model: the recommender.
@@ -28,15 +31,19 @@ class Fleet:
     name: str = "fleet"
 
     def collect(self, plan: Plan, shared: Shared) -> Collected:
-        shard = client_round(self.model, shared, self.train.take(plan.cohort.users), plan, part=0)
-        clients = len(plan.cohort.users)
+        users, clients = plan.cohort.users, len(plan.cohort.users)
+        if self.model.federation.aggregation == "sum":
+            shards = [client_round(self.model, shared, self.train.take(users), plan, part=0)]
+        else:
+            one_by_one = np.split(users, clients)
+            shards = [client_round(self.model, shared, self.train.take(one), plan, int(one[0])) for one in one_by_one]
         return Collected(
-            shards=(shard,),
-            rejected=shard.rejected,
-            up_bytes=clients * sum(array.nbytes for array in shard.arrays.values()),
+            shards=tuple(shards),
+            rejected=sum(shard.rejected for shard in shards),
+            up_bytes=clients * sum(array.nbytes for array in shards[0].arrays.values()),
             down_bytes=clients * model_bytes(shared),
             senders=clients,
-            aggregation=IN_PROCESS,
+            aggregation=IN_PROCESS if len(shards) == 1 else ONE_BY_ONE,
         )
 
 

@@ -8,11 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -25,13 +21,14 @@ import tomli_w
 
 import fedrec.errors
 from fedrec.config import Experiment
+from fedrec.engines import processes
 from fedrec.engines.run import headline
 from fedrec.engines.setting import prepare
 from fedrec.errors import FedrecError, MissingExtraError, RoundFailedError
 from fedrec.reporting.folder import EXPERIMENT, RunFolder
 from fedrec.reporting.progress import Progress
 
-_STARTUP_S, _STOP_S, _POLL_S = 60.0, 15.0, 0.5
+_STARTUP_S, _POLL_S = 60.0, 0.5
 
 
 def run_on_flower(experiment: Experiment, place: Callable[[], RunFolder], *, resume: bool) -> dict[str, Any]:
@@ -108,11 +105,12 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
         RoundFailedError: if it does not come up.
     """
     home.mkdir(parents=True)
-    port = _free_port()
-    environment = _environment(home, port)
+    port = processes.free_port()
+    environment = processes.environment(home)
+    environment |= {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port), "RAY_USAGE_STATS_ENABLED": "0"}
     connection = {"superlink": {"default": "local", "local": {"address": f"127.0.0.1:{port}", "insecure": True}}}
     (home / "config.toml").write_text(tomli_w.dumps(connection), encoding="utf-8")
-    command = [_script("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
+    command = [processes.script("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--isolation", "subprocess", "--simulation"]
     log = home / "superlink.log"
     with log.open("wb") as stream:
@@ -130,35 +128,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
         _wait_until_healthy(process, port, log)
         yield environment
     finally:
-        _stop(process)
-
-
-def _environment(home: Path, port: int) -> dict[str, str]:
-    """Nothing phones home or installs at run time, and the scripts of this installation come first."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return environment | {
-        "FLWR_HOME": str(home),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # the default second delays every start
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-    }
-
-
-def _script(name: str) -> str:
-    """A console script of this installation."""
-    return str(Path(sys.executable).parent / name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        processes.end(process)
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -173,22 +143,9 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
     raise RoundFailedError(f"Flower's SuperLink did not start: {tail[0]}.")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the SuperLink; its children follow by their parent watch, and what is left of its session is killed."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 def _submit(environment: Mapping[str, str], app: Path, nodes: int) -> str:
     federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
-    answer = _flwr(environment, "run", str(app), "local", "--federation-config", federation)
+    answer = processes.flwr(environment, "run", str(app), "local", "--federation-config", federation)
     return str(answer["run-id"])
 
 
@@ -199,7 +156,7 @@ def _follow(
     shown = len(folder.rounds())
     try:
         while True:
-            row = _flwr(environment, "ls", "local", "--run-id", run_id)["runs"][0]
+            row = processes.flwr(environment, "ls", "local", "--run-id", run_id)["runs"][0]
             lines = folder.rounds()
             for line in lines[shown:]:
                 progress.update(line["round"], headline(line["metrics"]), line["epsilon"], budget)
@@ -209,24 +166,8 @@ def _follow(
             time.sleep(_POLL_S)
     except BaseException:
         with contextlib.suppress(RoundFailedError):
-            _flwr(environment, "stop", run_id, "local")
+            processes.flwr(environment, "stop", run_id, "local")
         raise
-
-
-def _flwr(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
-    """One ``flwr`` command; its answer is JSON, errors too."""
-    command = [_script("flwr"), *arguments, "--format", "json"]
-    done = subprocess.run(  # noqa: S603 - our own command
-        command, env=dict(environment), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-    except ValueError:
-        answer = {}
-    if done.returncode != 0 or not answer.get("success"):
-        said = answer.get("error-message") or done.stderr.strip() or done.stdout.strip()
-        raise RoundFailedError(f"'flwr {arguments[0]}' failed: {said}.")
-    return answer
 
 
 def _brought_back(failure: Mapping[str, str]) -> FedrecError:

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from fedrec.config import Experiment
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import PrivacyError, RoundFailedError
-from fedrec.federation import optimiser
+from fedrec.federation import optimiser, robust
 from fedrec.federation.cohort import Cohort, choose
 from fedrec.models.base import Recommender, Shared, Total
 from fedrec.privacy.grid import SecureUniforms, SeededUniforms
 from fedrec.privacy.mechanism import (
     SERVER_PART,
+    IntegerNoise,
     Mechanism,
     ShardSum,
     add_noise,
@@ -166,16 +167,9 @@ class Federation:
         Raises:
             RoundFailedError: if fewer users than the minimum cohort are in the sum.
             ContributionError: if the sum has wrong names, shapes, or values that are not finite or out of reach.
+            ConfigError: if single users' vectors are to be compared, and a shard holds several.
         """
-        total = add_up(shards, plan.release, plan.mechanism.wire)
-        if total.n_users < plan.mechanism.min_cohort:
-            raise RoundFailedError(
-                f"Round {plan.round}: {total.n_users} users answered, fewer than the minimum cohort of "
-                f"{plan.mechanism.min_cohort}; nothing was released."
-            )
-        std = plan.mechanism.total_std(total.n_users)
-        if plan.mechanism.grid is not None:
-            total = opened(total, plan.release, plan.mechanism, plan.mechanism.grid)
+        total, std = self._total(plan, shards)
         arrays: Mapping[str, Any] = total.arrays
         if plan.mechanism.trust == "central" and plan.mechanism.private:
             if plan.noise_key is None:
@@ -192,6 +186,27 @@ class Federation:
             arrays, memory = optimiser.step(mean, memory, self.experiment.federation)
         shared = self.model.apply(state.shared, Total(arrays, noise, total.n_users), plan.release, self.catalogue)
         return State(state.round + 1, 0, shared, memory)
+
+    def _total(self, plan: Plan, shards: Sequence[ShardSum]) -> tuple[ShardSum, float]:
+        """What the shards come to, in scaled units, and the standard deviation of the noise in each coordinate."""
+        release, mechanism = plan.release, plan.mechanism
+        rule = self.experiment.federation.aggregation
+        seen = mechanism.trust == "local" or rule != "sum"
+        if seen:
+            shards = robust.plausible(shards, release, mechanism)
+        n_users = sum(shard.n_users for shard in shards)
+        if n_users < mechanism.min_cohort:
+            raise RoundFailedError(
+                f"Round {plan.round}: {n_users} users answered, fewer than the minimum cohort of "
+                f"{mechanism.min_cohort}; nothing was released."
+            )
+        if rule != "sum":
+            return robust.combine(shards, release, mechanism, rule)
+        total = add_up(shards, release, np.float64 if seen else mechanism.wire)
+        if mechanism.grid is not None and not seen:
+            total = opened(total, release, mechanism, mechanism.grid)
+        robust.check_norm(total, release, mechanism)
+        return total, mechanism.total_std(n_users)
 
     def failed(self, state: State) -> State:
         """The state after an attempt that too few clients answered: everything is drawn afresh.
@@ -218,7 +233,14 @@ def users_by_partition(cohort: Cohort, partitions: int, population: int) -> list
     return [len(partition_of(cohort, partition, partitions, population)) for partition in range(partitions)]
 
 
-def client_round(model: Recommender, shared: Shared, users: Interactions, plan: Plan, part: int) -> ShardSum:
+def client_round(
+    model: Recommender,
+    shared: Shared,
+    users: Interactions,
+    plan: Plan,
+    part: int,
+    secure: IntegerNoise = secure_noise,
+) -> ShardSum:
     """What a client, or a shard of them, does in a round: train, clip each user, sum, add its share of noise.
 
     The same function on a phone, on a Flower node and for a whole fleet.
@@ -229,6 +251,7 @@ def client_round(model: Recommender, shared: Shared, users: Interactions, plan: 
         users: the shard's own histories.
         plan: the attempt.
         part: the shard's number, which tells its noise from others'.
+        secure: draws integer noise that no seed gives.
 
     Raises:
         PrivacyError: if noise is to be added that no secure source draws.
@@ -251,7 +274,7 @@ def client_round(model: Recommender, shared: Shared, users: Interactions, plan: 
     kind = np.float64 if mechanism.grid is None else np.int64
     total = add_up(sums, release, kind) if len(sums) > 1 else sums[0]
     if mechanism.grid is not None:
-        noise = secure_noise if plan.noise_key is None else seeded_noise(plan.noise_key, part)
+        noise = secure if plan.noise_key is None else seeded_noise(plan.noise_key, part)
         return mask_ready(total, release, mechanism, mechanism.grid, noise)
     if mechanism.inside is not None or not mechanism.private:
         return total  # noised in training, or not at all

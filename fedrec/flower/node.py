@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
 
+from fedrec.agreements.terms import terms_of
 from fedrec.errors import ContributionError
 from fedrec.federation.round import Federation, Plan, users_by_partition
-from fedrec.secagg import parameters
 from fedrec.secagg.client import Client
 from fedrec.secagg.enrolment import Identity
-from fedrec.secagg.session import Member, Roster, Terms
+from fedrec.secagg.session import Member, Roster
 from fedrec.secagg.store import FolderStore
 
 _KEY_BYTES = 32
 _IDENTITY, _ROSTER = "identity", "roster"
-_CORRUPT = 0.1
-"""The share of participants assumed to be in league with the server, where the experiment does not assume more."""
 
 
 def place_of(context: Context) -> tuple[int, int]:
@@ -33,13 +30,6 @@ def masks(plan: Plan, federation: Federation, partitions: int) -> bool:
     users = users_by_partition(plan.cohort, partitions, federation.population)
     shared = plan.mechanism.grid is not None and plan.mechanism.trust == "distributed"
     return shared and sum(n > 0 for n in users) >= max(plan.mechanism.min_cohort, 2)
-
-
-def terms_of(federation: Federation, plan: Plan) -> Terms:
-    """What secure aggregation of an attempt rests on; server and nodes work it out for themselves."""
-    assumed = max(_CORRUPT, plan.mechanism.colluders / plan.mechanism.min_cohort)
-    run = bytes.fromhex(federation.experiment.digest())
-    return Terms(run, plan.mechanism.min_cohort, choose=partial(parameters.choose, corrupt=assumed))
 
 
 def roster_of(members: list[Member], federation: Federation, plan: Plan) -> dict[int, Member]:

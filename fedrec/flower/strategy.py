@@ -17,7 +17,7 @@ from fedrec.federation.round import Federation, Plan, partition_of
 from fedrec.flower import transport
 from fedrec.flower.codec import decode, record, with_config
 from fedrec.flower.node import masks
-from fedrec.flower.secure import SecureSums
+from fedrec.flower.secure import NodeSums
 from fedrec.models.base import Shared
 from fedrec.privacy.mechanism import ShardSum
 
@@ -51,7 +51,7 @@ class FederationStrategy(Strategy):
         self._shards: tuple[ShardSum, ...] = ()
         self._answered: set[str] = set()
         self._refused = 0
-        self._secure: SecureSums | None = None
+        self._secure: NodeSums | None = None
 
     def start(
         self,
@@ -80,7 +80,7 @@ class FederationStrategy(Strategy):
         self._plan = plan
         if masks(plan, self._federation, len(self._nodes)):
             if self._secure is None:
-                self._secure = SecureSums(self._grid, self._nodes, self._federation, ROUND_TIMEOUT_S)
+                self._secure = NodeSums(self._grid, self._nodes, self._federation, ROUND_TIMEOUT_S)
             return self._secure.collect(plan, shared)
         attempt = ConfigRecord({"attempt": plan.attempt})
         messages = list(self.configure_train(plan.round, record(shared), attempt, self._grid))

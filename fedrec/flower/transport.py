@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from logging import getLogger
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
+from httpx import HTTPError
 
 from fedrec.errors import RoundFailedError
 from fedrec.flower.codec import decode, encode
+
+_log = getLogger("fedrec")
 
 _POLL_FIRST_S, _POLL_LAST_S, _POLL_GROWTH = 0.01, 0.25, 1.5
 
@@ -17,18 +21,34 @@ _POLL_FIRST_S, _POLL_LAST_S, _POLL_GROWTH = 0.01, 0.25, 1.5
 def exchange(grid: Grid, messages: Iterable[Message], timeout_s: float) -> Iterator[Message]:
     """Push messages and yield replies, errors included, as they arrive; ends when all are in or the time is up.
 
-    The poll interval grows while nothing arrives; `Grid.send_and_receive` would sleep up to 3 s a poll.
+    The poll interval grows while nothing arrives; `Grid.send_and_receive` would sleep up to 3 s a poll. A reply that
+    Flower cannot unpack is left out, and its sender alone has not answered.
     """
-    waiting = set(grid.push_messages(messages))
+    waiting = {name for name in grid.push_messages(messages) if name}  # none for a node that has left
     deadline = time.monotonic() + timeout_s
     pause = _POLL_FIRST_S
     while waiting and time.monotonic() < deadline:
-        replies = list(grid.pull_messages(waiting))
+        replies, broken = _pull(grid, waiting)
+        waiting -= broken
         waiting.difference_update(reply.metadata.reply_to_message_id for reply in replies)
         yield from replies
         pause = _POLL_FIRST_S if replies else min(pause * _POLL_GROWTH, _POLL_LAST_S)
         if waiting:
             time.sleep(pause)
+
+
+def _pull(grid: Grid, names: set[str]) -> tuple[list[Message], set[str]]:
+    """The replies that are there, and the names of those that cannot be read."""
+    try:
+        return list(grid.pull_messages(names)), set()
+    except HTTPError:
+        raise  # the SuperLink is gone, and nothing that a node has sent
+    except Exception:
+        if len(names) == 1:
+            _log.exception("a reply could not be unpacked")
+            return [], names
+    parts = [_pull(grid, {name}) for name in sorted(names)]
+    return [reply for found, _ in parts for reply in found], set[str]().union(*(broken for _, broken in parts))
 
 
 def gather_nodes(grid: Grid, timeout_s: float) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -21,6 +21,9 @@ from fedrec.release import Release
 
 Shared = Mapping[str, npt.NDArray[Any]]
 """The shared model: named arrays, float32 or integer; what the server sends and publishes."""
+
+Form = tuple[str, tuple[int, ...]]
+"""An array's type and shape."""
 
 Personal = Mapping[str, npt.NDArray[Any]]
 """What C users keep on their devices: named arrays whose first axis is the user."""
@@ -89,6 +92,16 @@ class Recommender(ABC):
     @abstractmethod
     def init(self, catalogue: Catalogue, key: Key) -> Shared:
         """The shared model before the first round."""
+
+    def forms(self, catalogue: Catalogue, done: Sequence[Release]) -> Mapping[str, Form] | None:
+        """The shared model's arrays once these releases are done, as configuration and catalogue alone tell.
+
+        A device holds what it is sent against them. None where they do not tell: such a round is refused there.
+        """
+        if not all(release.optimise for release in done):
+            return None
+        start = self.init(catalogue, Key(0))
+        return {name: (array.dtype.name, array.shape) for name, array in start.items()}
 
     @abstractmethod
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from fedrec.config import ModelConfig
 from fedrec.contribution import Contribution, OuterTriangles, Rows, unpack_upper
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import ConfigError
-from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
+from fedrec.models.base import Budget, Form, Personal, Recommender, Shared, Total
 from fedrec.models.denoise import denoise_gram, denoise_popularity, ease_weights, spectral_factor
 from fedrec.models.history import F32, F64, ContentKernel, project, recency_weights, standardise
 from fedrec.models.popularity import normalised_history
@@ -74,6 +75,9 @@ class Gram(Recommender):
 
     def init(self, catalogue: Catalogue, key: Key) -> Shared:
         return {}
+
+    def forms(self, catalogue: Catalogue, done: Sequence[Release]) -> Mapping[str, Form] | None:
+        return chosen_forms(self.config.top_items, catalogue, done) if done else {}
 
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
         return gram_contribution(shared, users, release)
@@ -166,6 +170,14 @@ def choose_items(total: Total, catalogue: Catalogue, top_items: int | None) -> S
     popularity = denoise_popularity(total.arrays["popularity"], total.noise_std["popularity"], catalogue, total.n_users)
     top = np.sort(np.argsort(-popularity, kind="stable")[:top_items])
     return {"popularity": np.log(popularity).astype(np.float32), "items": top}
+
+
+def chosen_forms(top_items: int | None, catalogue: Catalogue, done: Sequence[Release]) -> Mapping[str, Form] | None:
+    """What `choose_items` gives, once a round of popularity alone is done."""
+    if [component.name for release in done for component in release.components] != ["popularity"]:
+        return None
+    n = len(catalogue)
+    return {"popularity": ("float32", (n,)), "items": ("int64", (min(top_items or n, n),))}
 
 
 def denoised(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,9 +13,9 @@ from pydantic import Field
 from fedrec.config import ModelConfig
 from fedrec.contribution import Contribution
 from fedrec.data.interactions import Catalogue, Interactions
-from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
+from fedrec.models.base import Budget, Form, Personal, Recommender, Shared, Total
 from fedrec.models.denoise import spectral_factor
-from fedrec.models.gram import choose_items, content_scores, denoised, gram_contribution, gram_releases
+from fedrec.models.gram import choose_items, chosen_forms, content_scores, denoised, gram_contribution, gram_releases
 from fedrec.models.history import F32, F64, project, recency_weights, standardise
 from fedrec.randomness import Key, Lane
 from fedrec.registry import MODELS
@@ -95,6 +96,19 @@ class Mf(Recommender):
             "table": (0.05 * table).astype(np.float32),
             "bias": np.zeros(len(catalogue), np.float32),
             "item_weight": np.ones(len(catalogue), np.float32),
+        }
+
+    def forms(self, catalogue: Catalogue, done: Sequence[Release]) -> Mapping[str, Form] | None:
+        statistics = [release for release in done if not release.optimise]
+        if self.config.start == "spectral" and not statistics:
+            return {}
+        if statistics and (chosen := chosen_forms(self.config.top_items, catalogue, statistics)) is not None:
+            return chosen
+        n = len(catalogue)
+        return {
+            "table": ("float32", (n, self.config.dimension)),
+            "bias": ("float32", (n,)),
+            "item_weight": ("float32", (n,)),
         }
 
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:

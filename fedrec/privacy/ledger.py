@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedrec.errors import LedgerError
+from fedrec.faults import reach
 from fedrec.privacy.accounting import filter_epsilon, report_epsilon
 from fedrec.privacy.budget import Filter
 from fedrec.privacy.events import Event, from_fields, to_fields
@@ -236,9 +237,12 @@ class Ledger:
                 if file.tell() != self._end:
                     raise LedgerError(f"'{self.path}' was changed by another process; a run has one writer.")
                 file.truncate(self._size)  # cuts a line that a crash left half-written
+                reach("ledger.before-write")
                 file.write(content)
                 file.flush()
+                reach("ledger.written")
                 os.fsync(file.fileno())
+                reach("ledger.synced")
             if self._end == 0:
                 _sync_folder(self.path.parent)
         except OSError as error:

@@ -43,7 +43,7 @@ _BITS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
+class Table:
     """P(|X| <= k) for k = 0 … K - 1, in units of 2**-256; P(|X| <= K) is 1.
 
     Attributes:
@@ -74,13 +74,14 @@ class _Table:
         return first + bisect_right([self.rest[24 * k : 24 * k + 24] for k in range(first, last)], low)
 
 
-def draw(variance: float, n: int, words: Words) -> npt.NDArray[np.int64]:
+def draw(variance: float, n: int, words: Words, table: Table | None = None) -> npt.NDArray[np.int64]:
     """Independent Skellam draws.
 
     Args:
         variance: of each, at least 0.
         n: how many.
         words: where the randomness comes from; secret on a device.
+        table: this variance's own, as `unpacked` gives it; None computes it.
 
     Returns:
         int64 ``[n]``.
@@ -93,13 +94,30 @@ def draw(variance: float, n: int, words: Words) -> npt.NDArray[np.int64]:
         PrivacyError: if the variance is negative, not a number, or too large for a table.
     """
     tables = _tables(variance)
+    table = table or _table(variance / tables)
     total = np.zeros(n, np.int64)
     for _ in range(tables):
-        table = _table(variance / tables)
         size = table.find(words.words(n), words)
         signs = np.unpackbits(words.words(-(-n // 64)).view(np.uint8), count=n)
         total += np.where(signs, -size, size)
     return total
+
+
+def packed(variance: float) -> bytes:
+    """The table that a draw of this variance takes, 32 bytes an entry: it is computed where there is time and memory.
+
+    Raises:
+        PrivacyError: as in `draw`.
+    """
+    table = _table(variance / _tables(variance))
+    return table.top.astype("<u8").tobytes() + table.rest
+
+
+def unpacked(raw: bytes) -> Table:
+    """The table that `packed` gave; the noise is only as good as the place where it was kept."""
+    last = len(raw) // 32
+    top = np.frombuffer(raw, "<u8", last).astype(np.uint64, copy=False)
+    return Table(top, raw[8 * last :], _buckets(top))
 
 
 def distance(variance: float) -> float:
@@ -178,7 +196,7 @@ def _tables(variance: float) -> int:
 
 
 @lru_cache(maxsize=8)
-def _table(variance: float) -> _Table:
+def _table(variance: float) -> Table:
     """The table of a variance: 17 entries a standard deviation, 32 bytes and about a microsecond each."""
     last = reach(variance, _TAIL)
     values = _bessel(variance, last)
@@ -189,9 +207,13 @@ def _table(variance: float) -> _Table:
     packed = b"".join([(total * factor >> shift).to_bytes(_BITS // 8, "big") for total in cumulative[:-1]])
     words = np.frombuffer(packed, ">u8").reshape(last, 4)
     top = words[:, 0].astype(np.uint64)
+    return Table(top, words[:, 1:].tobytes(), _buckets(top))
+
+
+def _buckets(top: U64) -> npt.NDArray[np.int64]:
+    """How many entries lie below each multiple of 2**48."""
     edges = np.arange(2**16, dtype=np.uint64) << np.uint64(48)
-    buckets = np.append(np.searchsorted(top, edges), last)
-    return _Table(top, words[:, 1:].tobytes(), buckets)
+    return np.append(np.searchsorted(top, edges), len(top))
 
 
 def _bessel(variance: float, last: int) -> list[int]:

@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from fedrec.errors import RunFolderError
+from fedrec.faults import reach
 
 EXPERIMENT = "experiment.toml"
 SUMMARY = "summary.json"
@@ -178,6 +179,7 @@ class RunFolder:
                 file.truncate(end)
                 try:
                     _write_all(file, data)
+                    reach("folder.round-written")
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(end)
@@ -238,7 +240,9 @@ def replace_file(path: Path, data: bytes) -> None:
         with temporary.open("wb", buffering=0) as file:
             _write_all(file, data)
             os.fsync(file.fileno())
+        reach("folder.before-rename")
         temporary.replace(path)
+        reach("folder.renamed")
     except OSError as error:
         raise write_error(path, error) from error
     finally:  # after Ctrl-C as well, no half-written file stays

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrec.errors import ConfigError
+from fedrec.faults import reach
 from fedrec.secagg import crypto, messages, pairs, shamir
 from fedrec.secagg.enrolment import Identity, read_channels
 from fedrec.secagg.graph import Bools, marked
@@ -142,6 +143,7 @@ class Client:
             past = replace(past, phase=bytes([Phase.MASKED]), own=b"", seeds=b"", keys=b"")
             bits = messages.bitmap(sharers), messages.bitmap(opened)
             self._records.put_progress(replace(past, held=bytes(held), sharers=bits[0], opened=bits[1]))
+            reach("secagg.progress-stored")
             return self._frame(attempt, Phase.MASKED, masked.data.cast("B"))
 
     def agree(self, message: bytes) -> bytes:

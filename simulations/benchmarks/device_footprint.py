@@ -1,195 +1,226 @@
 """What a device's ClientApp costs beside an empty one: peak memory and wall time of the processes that Flower starts.
 
-    python simulations/benchmarks/device_footprint.py [--repeats 7] [--items 1682] [--json FILE]
+    python -m simulations.benchmarks.device_footprint [--repeats 7] [--items 1682] [--json FILE]
 
-A SuperNode's own Runtime API runs in this process and hands a message to each ClientApp process as Flower does. The
-empty one is a `ClientApp` with one function that echoes the message; ours answers a round of the popularity model. Both
-are started in turn, cold starts are left out, the figures are medians; memory is VmHWM, read by the process itself as it
-ends.
+The empty one is a `ClientApp` with one function that echoes the message, started by Flower's own command. Ours answers
+the masked vector of secure aggregation, the dearest message of a round: it checks the request, charges itself, trains
+matrix factorisation in NumPy, clips, noises and masks, through the command that the device's agent puts in the place of
+Flower's. Both in turn, the first of each left out; medians. Three devices take part, each with a store of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import re
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-import uvicorn
-from flwr.app import Context, Message, RecordDict
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.fab import Fab
-from flwr.app.message import remove_content_from_message
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.run import Run
-from flwr.supercore.servicer.runtime.runtime_handlers import acquire_task
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.supernode.main import create_app
-from flwr.supernode.nodestate import NodeStateFactory
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import RecordDict
 
-PYPROJECT = """[project]
-name = "{name}"
-version = "1.0.0"
-description = "configuration only"
-license = "Apache-2.0"
+from fedrec.agreements.request import RELEASING, Request, mechanism_digest, model_digest, sign_request
+from fedrec.agreements.roster import sign_roster
+from fedrec.agreements.terms import terms_of
+from fedrec.config import parse
+from fedrec.data.interactions import Catalogue
+from fedrec.device import catalogue, history, preparation, trust
+from fedrec.device.answers import Question
+from fedrec.device.handler import Handler
+from fedrec.device.home import DeviceHome
+from fedrec.device.supernode import SuperNode, environment
+from fedrec.federation.round import Plan
+from fedrec.flower.codec import Value, encode
+from fedrec.secagg.messages import NO_ATTEMPT, Attempt, Phase
+from fedrec.secagg.server import Server
+from simulations.benchmarks.node_runtime import EMPTY, Ended, node_runtime, pack
 
-[tool.flwr.app]
-publisher = "fedrec"
+MOST_BYTES, MOST_SECONDS = 20e6, 0.3
+"""What ours may add."""
 
-[tool.flwr.app.components]
-serverapp = "fedrec.flower.deployapp:app"
-clientapp = "{component}"
-
-[tool.flwr.app.config]
-experiment = ""
+EXPERIMENT = """
+[data]
+name = "devices"
+catalogue = "{catalogue}"
+[model]
+name = "mf"
+start = "random"
+dimension = 8
+[federation]
+rounds = 1
+cohort = 3
+min_cohort = 3
+attempts = {attempts}
+[privacy]
+source = "secure"
+noise_multiplier = 1.3
+epsilon = 100.0
+[deployment]
+answer_seconds = 0.0
 """
 
-EMPTY = """from flwr.app import Message
-from flwr.clientapp import ClientApp
-
-app = ClientApp()
-
-
-@app.train()
-def train(message, context):
-    return Message(message.content, reply_to=message)
+POLICY = """
+opt_in = true
+min_cohort = 3
+attempts_per_round = {attempts}
+epsilon_day = 1000.0
+epsilon_total = 1000.0
+answer_seconds = 0.0
 """
+
+
+class Devices:
+    """Three enrolled devices, and their server: what leads up to the message that is measured."""
+
+    def __init__(self, folder: Path, n_items: int, attempts: int) -> None:
+        items = catalogue.to_bytes(Catalogue(np.array([f"item-{i}" for i in range(n_items)])))
+        self.text = parse(EXPERIMENT.format(catalogue=catalogue.digest(items), attempts=attempts), "bench").to_toml()
+        self._key, registrar = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        self.homes = {number: DeviceHome.create(folder / f"device-{number}") for number in (1, 2, 3)}
+        self._roster = sign_roster(1, {n: home.identity().member() for n, home in self.homes.items()}, registrar)
+        draw = np.random.default_rng(1)
+        for number, home in self.homes.items():
+            home.policy_path.write_text(POLICY.format(attempts=attempts), encoding="utf-8")
+            trusted = trust.Trust(
+                server="localhost:1",
+                ca="none",
+                request_key=trust.text(self._key.public_key().public_bytes_raw()),
+                registrar_key=trust.text(registrar.public_key().public_bytes_raw()),
+                app_key=trust.text(Ed25519PrivateKey.generate().public_key().public_bytes_raw()),
+                app_key_id="fpk_1",
+                number=number,
+                node_id="1",
+            )
+            trusted.save(home.trust_path)
+            SuperNode(home, trusted)  # its folder holds the commands
+            with home.open_store() as store:
+                store.put(catalogue.DOCUMENT, items)
+                for item in draw.choice(n_items, min(100, n_items // 2), replace=False):
+                    history.record(store, f"item-{item}")
+                preparation.prepare(store, self.text)
+        with self.homes[1].open_store() as store:
+            self._federation = preparation.federation(store, self.text)
+        self._shared = self._federation.start().shared
+
+    def masked(self, attempt: int) -> Question:
+        """What device 1 is asked for its masked vector, after the others and it have done all that comes before."""
+        plan = self._federation.plan(1, attempt, np.array(sorted(self.homes), np.int64))
+        members = {who: self._roster.members[who] for who in self.homes}
+        server = Server(
+            terms_of(self._federation, plan),
+            members,
+            Attempt(1, attempt),
+            members,
+            plan.release.size,
+            dtype=plan.mechanism.wire,
+            following=NO_ATTEMPT,
+        )
+        while server.phase < Phase.MASKED:
+            for who, message in server.routes.items():
+                given = Handler(self.homes[who]).answer(self._question(plan, server.phase.name.lower(), message))
+                server.receive(who, given.message)
+            server.advance()
+        return self._question(plan, "masked", server.routes[1])
+
+    def _question(self, plan: Plan, phase: str, message: bytes) -> Question:
+        request = Request(
+            experiment=self._federation.experiment.digest(),
+            run="1",
+            round=1,
+            attempt=plan.attempt,
+            phase=phase,
+            cohort=tuple(sorted(self.homes)),
+            roster=self._roster.digest,
+            mechanism=mechanism_digest(plan.event()),
+            model=model_digest(self._shared) if phase in RELEASING else None,
+            expires=int(time.time()) + 600,
+        )
+        arrays = self._shared if phase in RELEASING else {}
+        roster = self._roster.text if phase in ("advert", "shares") else b""
+        return Question(phase, self.text, sign_request(request, self._key), message, roster, arrays)
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A ClientApp process that has ended: its exit code, seconds, peak memory in bytes, its reply and its output."""
+class Footprint:
+    """Medians: bytes, wall seconds, CPU seconds."""
 
-    code: int
-    seconds: float
-    peak: int
-    reply: Message | None
-    output: str
+    empty: tuple[float, float, float]
+    ours: tuple[float, float, float]
 
+    @property
+    def added(self) -> tuple[float, float, float]:
+        memory, wall, cpu = (b - a for a, b in zip(self.empty, self.ours, strict=True))
+        return memory, wall, cpu
 
-def pack(files: Mapping[str, str], component: str = "fedrec.flower.deviceapp:app", name: str = "fedrec-run") -> bytes:
-    """An app of Flower's: a pyproject, these files, and the list of their hashes."""
-    files = {"pyproject.toml": PYPROJECT.format(name=name, component=component), **files}
-    listed = [f"{path},{hashlib.sha256(text.encode()).hexdigest()},{8 * len(text)}" for path, text in files.items()]
-    archive = BytesIO()
-    with zipfile.ZipFile(archive, "w") as opened:
-        for path, text in {**files, ".info/CONTENT": "\n".join(listed)}.items():
-            opened.writestr(path, text)
-    return archive.getvalue()
+    @property
+    def within(self) -> bool:
+        """On an idle core wall and CPU seconds are the same; on a busy machine only the second say anything."""
+        return self.added[0] <= MOST_BYTES and min(self.added[1:]) <= MOST_SECONDS
 
 
-class NodeRuntime:
-    """A SuperNode's Runtime API on loopback, with its messages put in by hand in place of a SuperLink."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        objects = ObjectStoreFactory()
-        self.factory = NodeStateFactory(objectstore_factory=objects)
-        self._state, self._objects, self._runs = self.factory.state(), objects.store(), 0
-        self._state.set_node_id(1)
-
-    def answer(
-        self,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        app: bytes,
-        content: RecordDict,
-        message_type: str = "train",
-        run_config: Mapping[str, str] | None = None,
-    ) -> Ended:
-        """Hand one message to one new process and wait until it has ended."""
-        self._runs += 1
-        run = Run.create_empty(self._runs)
-        run.fab_id, run.fab_version, run.fab_hash = "fedrec/fedrec-run", "1.0.0", hashlib.sha256(app).hexdigest()
-        run.series_id = run.run_id
-        state, store = self._state, self._objects
-        context = Context(run.run_id, 1, {}, RecordDict(), dict(run_config or {}), series_id=run.series_id)
-        state.set_run_series_context(run.series_id, context)
-        state.store_run(run)
-        state.store_fab(Fab(run.fab_hash, app, {}))
-        state.create_task(task_type=TaskType.CLIENT_APP, run_id=run.run_id, fab_hash=run.fab_hash)
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run.run_id, 1
-        message = Message(content, dst_node_id=1, message_type=message_type)
-        message.metadata.__dict__["_message_id"] = message.object_id
-        with no_object_id_recompute():
-            state.store_message(remove_content_from_message(message))
-            store.preregister(run.run_id, get_object_tree(message))
-            for name, item in get_all_nested_objects(message).items():
-                store.put(name, item.deflate())
-        token = acquire_task(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]), state).token
-        given = ["--insecure", "--runtime-api-address", self.address, "--token", token]
-        code, seconds, peak, output = _measured([*command, *given], environment)
-        return Ended(code, seconds, peak, self._reply(), output)
-
-    def _reply(self) -> Message | None:
-        for reply in self._state.get_messages_legacy(is_reply=True):
-            if reply.has_error():
-                return reply
-            tree = self._objects.get_object_tree(reply.metadata.message_id)
-            contents = {item.object_id: self._objects.get(item.object_id) or b"" for item in iterate_object_tree(tree)}
-            inflated = inflate_object_from_contents(tree.object_id, contents)
-            if isinstance(inflated, Message):
-                return inflated
-        return None
+def medians(ended: list[Ended]) -> tuple[float, float, float]:
+    """Of all but the first."""
+    rows = [(float(one.peak), one.seconds, one.cpu) for one in ended[1:]]
+    memory, wall, cpu = (statistics.median(column) for column in zip(*rows, strict=True))
+    return memory, wall, cpu
 
 
-@contextmanager
-def node_runtime() -> Iterator[NodeRuntime]:
-    """A running `NodeRuntime`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    node = NodeRuntime(f"127.0.0.1:{port}")
-    config = uvicorn.Config(create_app(node.factory), host="127.0.0.1", port=port, log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield node
-    finally:
-        server.should_exit = True
-        thread.join()
+def measure(repeats: int, n_items: int, folder: Path) -> Footprint:
+    """Run both in turn.
 
-
-def _measured(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, float, int, str]:
-    """Exit code, seconds, peak memory and output of a process.
-
-    VmHWM only grows, so that what is read last, within 5 ms of the end, is the peak; getrusage would count the parent.
+    Raises:
+        SystemExit: if one of them does not do what it is measured for.
     """
-    peak, begun = 0, time.perf_counter()
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text(encoding="ascii"))
-            peak = max(peak, 1024 * int(found.group(1))) if found else peak
-            time.sleep(0.005)
-        seconds = time.perf_counter() - begun
-        output.seek(0)
-        return process.returncode, seconds, peak, output.read()
+    devices = Devices(folder, n_items, repeats + 1)
+    home, empty, ours = devices.homes[1], list[Ended](), list[Ended]()
+    around = environment(home, os.environ)
+    flower, launcher = str(Path(sys.executable).parent / "flwr-clientapp"), str(home.flwr / "bin" / "flwr-clientapp")
+    with node_runtime() as node:
+        for attempt in range(repeats + 1):
+            question = devices.masked(attempt)
+            content = message_of(question)
+            config = {"experiment": devices.text}
+            empty.append(node.answer([flower], around, pack({"empty.py": EMPTY}, "empty:app"), content))
+            ours.append(node.answer([launcher], around, pack({}), content, "train.masked", config))
+            if not all(done.reply is not None and done.reply.has_content() for done in (empty[-1], ours[-1])):
+                raise SystemExit(f"A process gave no answer:\n{empty[-1].output}\n{ours[-1].output}")
+            if "refused" in ours[-1].reply.content.config_records["config"]:
+                raise SystemExit(f"The device refused:\n{ours[-1].output}")
+    return Footprint(medians(empty), medians(ours))
+
+
+def message_of(question: Question) -> RecordDict:
+    """A question as a message's content."""
+    config: dict[str, Value] = {"request": question.request, "message": question.message}
+    return encode(question.arrays, config | ({"roster": question.roster} if question.roster else {}))
+
+
+def main() -> None:
+    """Print a Markdown table; exit 1 where ours adds too much."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--items", type=int, default=1682)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        found = measure(given.repeats, given.items, Path(scratch))
+    print("| ClientApp | peak memory, MB | from start to end, s | CPU, s |\n|---|---|---|---|")
+    rows = {"empty": found.empty, "a device's, masked vector": found.ours, "added": found.added}
+    for name, (memory, wall, cpu) in rows.items():
+        print(f"| {name} | {memory / 1e6:.1f} | {wall:.2f} | {cpu:.2f} |")
+    if given.json:
+        given.json.write_text(json.dumps(vars(found), indent=1) + "\n", encoding="utf-8")
+    if not found.within:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

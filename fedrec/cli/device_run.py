@@ -1,0 +1,55 @@
+"""``fedrec device run``, ``sync`` and ``prepare``: a device takes part."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedrec.device.home import DeviceHome
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", metavar="DIR", help="The device's folder; by default $FEDREC_HOME/device.")
+]
+
+
+def run(
+    home: HomeOption = None,
+    sync_seconds: Annotated[
+        float, typer.Option(min=1.0, metavar="SECONDS", help="Between two visits to the server.")
+    ] = 60.0,
+) -> None:
+    """Take part in rounds until stopped: keep a SuperNode running, documents fresh and experiments prepared."""
+    from fedrec.device.agent import Agent
+
+    os.umask(0o077)  # what this process and its children make is the owner's alone
+    Agent(_device(home), typer.echo, sync_seconds).run()
+
+
+def sync(home: HomeOption = None) -> None:
+    """Fetch once what the server publishes: catalogue, roster, model, ledger and the proofs of this device's rounds."""
+    from fedrec.device.gateway import sync as fetch
+
+    typer.echo(str(fetch(_device(home))))
+
+
+def prepare(home: HomeOption = None) -> None:
+    """Work out what the experiments cost that the server has asked for, so that the device can answer them."""
+    from fedrec.device.preparation import prepare as work_out
+    from fedrec.device.preparation import wanted
+
+    with _device(home).open_store() as store:
+        waiting = wanted(store)
+        for text in waiting:
+            work_out(store, text)
+    typer.echo(f"prepared {len(waiting)} experiment{'' if len(waiting) == 1 else 's'}")
+
+
+def _device(home: Path | None) -> DeviceHome:
+    from fedrec.data.home import home as fedrec_home
+    from fedrec.device.home import DeviceHome
+
+    return DeviceHome.open(home or fedrec_home() / "device")

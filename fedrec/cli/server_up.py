@@ -1,0 +1,50 @@
+"""``fedrec server up`` and ``status``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedrec.deployment.home import ServerHome
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", metavar="DIR", help="The server's folder; by default $FEDREC_HOME/server.")
+]
+
+
+def up(
+    home: HomeOption = None,
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="End when training has ended; else go on serving the model.")
+    ] = False,
+) -> None:
+    """Run the server until stopped: SuperLink, gateway, and training on the devices that are enrolled."""
+    import signal
+
+    from fedrec.deployment.supervisor import Supervisor
+
+    supervisor = Supervisor(_server(home), typer.echo)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
+    supervisor.up(until_done=until_done)
+
+
+def status(
+    home: HomeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How the server is: training, devices, budget, certificate, the last error; also when nothing runs."""
+    from fedrec.deployment import status as look
+
+    found = look.Watcher(_server(home)).look()
+    typer.echo(look.as_json(found) if as_json else look.words(found))
+
+
+def _server(home: Path | None) -> ServerHome:
+    from fedrec.data.home import home as fedrec_home
+    from fedrec.deployment.home import ServerHome
+
+    return ServerHome.open(home or fedrec_home() / "server")

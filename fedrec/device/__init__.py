@@ -1,0 +1,1 @@
+"""A device: its own store, its own say in what it answers, and recommendations that need no network."""
