@@ -20,6 +20,7 @@ from typing import IO, Final
 from fedrec.device.gateway import sync
 from fedrec.device.home import DeviceHome
 from fedrec.device.preparation import wanted
+from fedrec.device.refusals import Code
 from fedrec.device.store import Store
 from fedrec.device.supernode import SuperNode
 from fedrec.errors import DeviceError, FedrecError
@@ -29,6 +30,7 @@ LONGEST_WAIT_S: Final = 60.0
 
 _STEADY_S: Final = 60.0
 _LOOK_S: Final = 0.5
+_FIRST_SYNC_S: Final = 15.0
 _LOG_BYTES, _LOGS = 1 << 20, 3
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -82,23 +84,27 @@ class Agent:
             node = SuperNode(self.home, trust)
             stack.callback(node.stop)
             self.say(f"device {trust.number} of {trust.server} starts")
-            threading.Thread(target=self._sync_forever, name="sync", daemon=True).start()
+            looked = threading.Event()
+            threading.Thread(target=self._sync_forever, args=(looked,), name="sync", daemon=True).start()
             watch, prepare = _Watch(store), _Preparation(self.home, store, stack)
             keeper = _Keeper(node, lambda output: self._pump(output, log))
+            looked.wait(_FIRST_SYNC_S)
             while True:
-                self._news(keeper.look())
                 self._news(prepare.look())
+                if keeper.started or not prepare.busy:  # what is known to be asked for is prepared before it is asked
+                    self._news(keeper.look())
                 for line in watch.news():
                     self.say(line)
                 time.sleep(_LOOK_S)
 
-    def _sync_forever(self) -> None:
+    def _sync_forever(self, looked: threading.Event) -> None:
         while True:
             try:
                 sync(self.home)
                 self._once("sync", "")
             except FedrecError as error:
                 self._once("sync", f"sync: {error}")
+            looked.set()
             time.sleep(self.sync_seconds)
 
     def _pump(self, output: IO[str], log: logging.Logger) -> None:
@@ -130,14 +136,14 @@ class _Keeper:
     def __init__(self, node: SuperNode, follow: Callable[[IO[str]], None]) -> None:
         self._node, self._follow = node, follow
         self._wait, self._started, self._due = 1.0, 0.0, 0.0
-        self._runs = False
+        self._runs = self.started = False
 
     def look(self) -> str | None:
         now = time.monotonic()
         if not self._runs:
             if now >= self._due:
                 threading.Thread(target=self._follow, args=(self._node.start(),), daemon=True).start()
-                self._runs, self._started = True, now
+                self._runs, self.started, self._started = True, True, now
             return None
         code = self._node.ended()
         if code is None:
@@ -157,6 +163,10 @@ class _Preparation:
         self._process: subprocess.Popen[str] | None = None
         self._due = 0.0
         stack.callback(self._stop)
+
+    @property
+    def busy(self) -> bool:
+        return self._process is not None
 
     def look(self) -> str | None:
         if self._process is None:
@@ -202,7 +212,8 @@ class _Watch:
             "SELECT id, phase, code, detail FROM refusals WHERE id > ? ORDER BY id", (self._refusal,)
         ):
             self._refusal = row[0]
-            lines.append(f"refused ({row[1] or 'message'}, {row[2]}): {row[3]}")
+            if row[2] != Code.UNPREPARED:  # its preparation says how it went
+                lines.append(f"refused ({row[1] or 'message'}, {row[2]}): {row[3]}")
         return lines
 
     def _last(self, table: str) -> int:

@@ -190,10 +190,11 @@ def measure(repeats: int, n_items: int, folder: Path) -> Footprint:
             config = {"experiment": devices.text}
             empty.append(node.answer([flower], around, pack({"empty.py": EMPTY}, "empty:app"), content))
             ours.append(node.answer([launcher], around, pack({}), content, "train.masked", config))
-            if not all(done.reply is not None and done.reply.has_content() for done in (empty[-1], ours[-1])):
-                raise SystemExit(f"A process gave no answer:\n{empty[-1].output}\n{ours[-1].output}")
-            if "refused" in ours[-1].reply.content.config_records["config"]:
-                raise SystemExit(f"The device refused:\n{ours[-1].output}")
+            for done in (empty[-1], ours[-1]):
+                if done.reply is None or done.reply.has_error():
+                    raise SystemExit(f"A process gave no answer:\n{done.output}")
+                if "refused" in done.reply.content.config_records["config"]:
+                    raise SystemExit(f"The device refused:\n{done.output}")
     return Footprint(medians(empty), medians(ours))
 
 

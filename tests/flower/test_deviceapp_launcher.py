@@ -44,7 +44,9 @@ def device(tmp_path: Path) -> DeviceHome:
     return home
 
 
-def ask(node: NodeRuntime, home: DeviceHome, command: str, app: bytes, kind: str = "train.masked") -> tuple[Ended, Path]:
+def ask(
+    node: NodeRuntime, home: DeviceHome, command: str, app: bytes, kind: str = "train.masked"
+) -> tuple[Ended, Path]:
     """One message to one process that is started by this command, and where a hostile module would leave its trace."""
     marker = home.root.parent / "marker"
     around = environment(home, {**os.environ, "MARKER": str(marker)})
@@ -108,7 +110,9 @@ def test_a_message_of_an_unknown_kind_gets_the_one_constant(node: NodeRuntime, d
     assert said(ask(node, device, launcher(device), pack({}), kind)[0]) == {"protocol": 2, "refused": 1}
 
 
-@pytest.mark.parametrize("command", ["flwr-agentapp", "flwr-model", "flwr-connector", "flwr-serverapp", "flwr-simulation"])
+@pytest.mark.parametrize(
+    "command", ["flwr-agentapp", "flwr-model", "flwr-connector", "flwr-serverapp", "flwr-simulation"]
+)
 def test_no_other_kind_of_task_runs_on_a_device(device: DeviceHome, command: str) -> None:
     done = subprocess.run(
         [command, "--token", "1"], env=environment(device, os.environ), capture_output=True, text=True, check=False

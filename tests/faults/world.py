@@ -1,0 +1,154 @@
+"""A server and four devices in one folder, which can be copied; and what must hold of them whatever has happened."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.agreements.enrolment import Enrolment, node_key_pem
+from fedrec.config import resolve
+from fedrec.data.interactions import Catalogue
+from fedrec.deployment.home import ServerConfig, ServerHome
+from fedrec.deployment.registry import Registry
+from fedrec.device import catalogue as catalogues
+from fedrec.device import history, preparation
+from fedrec.device.home import DeviceHome
+from fedrec.device.trust import Trust
+
+ITEMS = Catalogue(np.array([f"item-{number}" for number in range(40)]))
+NUMBERS = (1, 2, 3, 4)
+ROUNDS = 3
+EXPERIMENT: dict[str, Any] = {
+    "data": {"name": "synthetic"},
+    "model": {"name": "mf", "start": "random", "dimension": 4},
+    "federation": {"rounds": ROUNDS, "cohort": len(NUMBERS), "min_cohort": 3, "attempts": 5},
+    "privacy": {"noise_multiplier": 20.0, "epsilon": 50.0},
+    "deployment": {"deadline": 5.0, "answer_seconds": 0.0},
+}
+POLICY = """
+opt_in = true
+min_cohort = 3
+min_noise_multiplier = 0.1
+epsilon_day = 50.0
+epsilon_total = 50.0
+answer_seconds = 0.0
+"""
+
+Place = tuple[int, int]
+"""Round and attempt."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A server, its devices, and a record of every byte that has left a device.
+
+    Attributes:
+        root: the folder of it all.
+    """
+
+    root: Path
+
+    @staticmethod
+    def create(root: Path) -> World:
+        """Everybody is enrolled, has a history and has prepared the experiment."""
+        home = ServerHome.create(root / "server", ServerConfig(public_name="localhost"), resolve(EXPERIMENT), ITEMS)
+        registry = home.registry()
+        for number in NUMBERS:
+            _enrol(home, registry, number, DeviceHome.create(root / f"device-{number}"))
+        return World(root)
+
+    @property
+    def server(self) -> ServerHome:
+        return ServerHome.open(self.root / "server")
+
+    @property
+    def sent(self) -> Path:
+        """A JSON line for every reply of a device, written before the server has it."""
+        return self.root / "sent.jsonl"
+
+    def device(self, number: int) -> DeviceHome:
+        return DeviceHome.open(self.root / f"device-{number}")
+
+    def replies(self) -> list[dict[str, Any]]:
+        return _lines(self.sent)
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """The whole lines of the server's ledger, after its opening."""
+        return _lines(self.server.run / "ledger.jsonl")[1:]
+
+    def charged(self) -> dict[Place, dict[str, Any]]:
+        """What every attempt costs that the server's ledger holds."""
+        return {_place(line): line["events"] for line in self.ledger() if line["type"] == "reserve"}
+
+    def charges(self, number: int) -> dict[Place, dict[str, Any]]:
+        """What every attempt costs that a device has charged."""
+        with self.device(number).open_store() as store:
+            rows = store.query("SELECT round, attempt, events FROM charges ORDER BY rowid")
+        return {(round_, attempt): json.loads(events) for round_, attempt, events in rows}
+
+    def items(self, number: int) -> list[str]:
+        """What a device's user has seen."""
+        with self.device(number).open_store() as store:
+            return [item for (item,) in store.query("SELECT item FROM interactions ORDER BY id")]
+
+    def codes(self, number: int) -> list[str]:
+        """Why a device has refused, oldest first."""
+        with self.device(number).open_store() as store:
+            return [code for (code,) in store.query("SELECT code FROM refusals ORDER BY id")]
+
+    def check(self) -> None:
+        """No interaction is lost, nothing that was released is forgotten on either side, and no attempt was answered
+        in two ways.
+        """
+        charged, bytes_of = self.charged(), defaultdict(set)
+        assert len(charged) == sum(line["type"] == "reserve" for line in self.ledger()), "an attempt is charged once"
+        own = {number: self.charges(number) for number in NUMBERS}
+        for reply in self.replies():
+            number, place = reply["device"], _place(reply)
+            bytes_of[number, place, reply["phase"]].add(reply["sha256"])
+            if reply["phase"] == "masked":
+                assert own[number][place] == charged[place], "what left is charged by the device and by the server"
+            elif reply["phase"] != "advert":
+                assert place in charged
+        assert all(len(different) == 1 for different in bytes_of.values())
+        for number in NUMBERS:
+            assert self.items(number)[: len(seen(number))] == seen(number)
+            assert all(charged[place] == events for place, events in own[number].items())
+
+
+def seen(number: int) -> list[str]:
+    """What a device's user has seen at the beginning."""
+    return [f"item-{item}" for item in range(number, 40, 2 + number)]
+
+
+def _enrol(home: ServerHome, registry: Registry, number: int, device: DeviceHome) -> None:
+    token, member = registry.new_token(int(time.time()), 1.0), device.identity().member()
+    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    key = node_key_pem(device.node_public_key.read_bytes())
+    registry.enrol(Enrolment(raw, member.identity, member.channel, device.alias(), key), int(time.time()))
+    registry.note_node(number, str(number))
+    invitation = home.invitation(token)
+    Trust(**invitation.model_dump(exclude={"token"}), number=number, node_id=str(number)).save(device.trust_path)
+    device.policy_path.write_text(POLICY)
+    with device.open_store() as store:
+        store.put(catalogues.DOCUMENT, catalogues.to_bytes(ITEMS))
+        for place, item in enumerate(seen(number)):
+            history.record(store, item, at=1_700_000_000 + place)
+        preparation.prepare(store, home.experiment_text())
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines: one that a crash cut short has no end."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _place(line: dict[str, Any]) -> Place:
+    return line["round"], line["attempt"]
