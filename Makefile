@@ -1,10 +1,10 @@
-# Targets: install, demo, test, test-fast, lint, bench. Everything happens in .venv; PYTHON chooses the interpreter.
+# Targets: install, demo, deploy-demo, test, test-fast, lint, bench. Everything happens in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast lint bench clean
+.PHONY: install demo deploy-demo test test-fast lint bench clean
 
 install: $(STAMP)
 
@@ -15,6 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/fedrec simulate
+
+deploy-demo: install
+	$(BIN)/python -m simulations.deploy_demo
 
 test: lint
 	$(BIN)/pytest
@@ -32,6 +35,8 @@ bench: install
 	$(BIN)/python simulations/benchmarks/secure_aggregation.py
 	$(BIN)/python simulations/benchmarks/opacus_step.py
 	$(BIN)/python simulations/benchmarks/ledger.py
+	$(BIN)/python simulations/benchmarks/device_recommend.py
+	$(BIN)/python -m simulations.benchmarks.device_footprint
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -77,6 +77,10 @@ class RoundFailedError(FedrecError):
     """A round that too few clients answered."""
 
 
+class NothingAskedError(RoundFailedError):
+    """A round that failed before any client was asked for its vector, so that it costs nothing."""
+
+
 class AgreementError(FedrecError):
     """A signed statement that is not what it must be: another signer, another form, or out of date."""
 

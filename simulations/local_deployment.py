@@ -147,7 +147,8 @@ class LocalDeployment:
             [*_FEDREC, *words], check=False, capture_output=True, text=True, input=typed, env=self._environment()
         )
         if done.returncode and not wrong:
-            raise DemonstrationError(f"'fedrec {' '.join(words)}' ended with {done.returncode}: {done.stderr.strip()}")
+            said = (done.stderr or done.stdout).strip()
+            raise DemonstrationError(f"'fedrec {' '.join(words)}' ended with {done.returncode}: {said}")
         return done.stdout
 
     def told(self, *words: str) -> dict[str, Any]:

@@ -196,9 +196,11 @@ def _faults(experiment: Experiment, opening: Opening, declared: Reserve, events:
     """Where a line says something else than the experiment fixes, or than its own numbers give."""
     federation, privacy = experiment.federation, experiment.privacy
     cohort = federation.cohort or opening.users
+    # Of real devices, a server asks those that it reaches: at least what the promise counts on, at most the plan.
+    reached = experiment.data.name == "devices" and declared.min_cohort <= declared.cohort <= cohort
     pairs = {
         "trust": (declared.trust, privacy.trust),
-        "cohort": (declared.cohort, cohort),
+        "cohort": (declared.cohort, declared.cohort if reached else cohort),
         "min_cohort": (declared.min_cohort, federation.min_cohort or cohort),
         "colluders": (declared.colluders, privacy.colluders),
     }

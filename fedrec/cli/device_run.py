@@ -33,7 +33,9 @@ def sync(home: HomeOption = None) -> None:
     """Fetch once what the server publishes: catalogue, roster, model, ledger and the proofs of this device's rounds."""
     from fedrec.device.gateway import sync as fetch
 
-    typer.echo(str(fetch(_device(home))))
+    found = fetch(_device(home))
+    listed = "" if found.on_roster else "; the roster does not hold this device: it is not asked in rounds"
+    typer.echo(f"round {found.publication.round}, new here: {', '.join(found.changed) or 'nothing'}{listed}")
 
 
 def prepare(home: HomeOption = None) -> None:

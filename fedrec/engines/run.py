@@ -18,6 +18,7 @@ from fedrec.errors import (
     ContributionError,
     FedrecError,
     LedgerError,
+    NothingAskedError,
     RoundFailedError,
     RunFolderError,
 )
@@ -129,7 +130,7 @@ def run_rounds(
             after = federation.finish(state, plan, collected.shards)
         except (RoundFailedError, ContributionError) as error:
             failure = error
-            _close(ledger, plan, "abort", survivors)
+            _close(ledger, plan, "release" if isinstance(error, NothingAskedError) else "abort", survivors)
             state = federation.failed(state)
             _save(federation, folder, ledger, state)
             continue

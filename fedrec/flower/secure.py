@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedrec.agreements.terms import terms_of
 from fedrec.engines.base import Collected
-from fedrec.errors import ContributionError, RoundFailedError
+from fedrec.errors import ContributionError, NothingAskedError, RoundFailedError
 from fedrec.federation.round import Federation, Plan
 from fedrec.flower import transport
 from fedrec.flower.codec import Packet, Value, decode, encode, record, with_config
@@ -152,7 +152,8 @@ class SecureSums:
             last: whether no round follows, for which the last replies would bring adverts.
 
         Raises:
-            RoundFailedError: if too few participants are left; nothing was unmasked then.
+            NothingAskedError: if too few participants are left before any was asked for its vector.
+            RoundFailedError: if too few are left later; nothing was unmasked then.
         """
         attempt, following = Attempt(plan.round, plan.attempt), Attempt(plan.round + 1, 0)
         server = Server(
@@ -172,7 +173,7 @@ class SecureSums:
             up, down = up + phase.up_bytes, down + phase.down_bytes
             if server.phase is Phase.UNMASK:
                 break
-            server.advance()
+            _advance(server)
         result = server.finish()
         for holder, owner in result.wrong:
             _log.log(WARNING, "round %d: %d and %d disagree on a share; one lies", plan.round, holder, owner)
@@ -200,6 +201,15 @@ class SecureSums:
         if found.asked:
             self._told(found)
         return found
+
+
+def _advance(server: Server) -> None:
+    try:
+        server.advance()
+    except RoundFailedError as error:
+        if server.phase < Phase.MASKED:
+            raise NothingAskedError(str(error)) from error
+        raise
 
 
 class NodeSums:

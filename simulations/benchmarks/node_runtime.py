@@ -50,7 +50,7 @@ license = "Apache-2.0"
 publisher = "fedrec"
 
 [tool.flwr.app.components]
-serverapp = "fedrec.flower.deployapp:app"
+serverapp = "{server}"
 clientapp = "{component}"
 
 [tool.flwr.app.config]
@@ -90,9 +90,13 @@ class Ended:
     output: str
 
 
-def pack(files: Mapping[str, str], component: str = "fedrec.flower.deviceapp:app") -> bytes:
+def pack(
+    files: Mapping[str, str],
+    component: str = "fedrec.flower.deviceapp:app",
+    server: str = "fedrec.flower.deployapp:app",
+) -> bytes:
     """An app of Flower's: a pyproject, these files, and the list of their hashes."""
-    files = {"pyproject.toml": PYPROJECT.format(component=component), **files}
+    files = {"pyproject.toml": PYPROJECT.format(component=component, server=server), **files}
     listed = [f"{path},{hashlib.sha256(text.encode()).hexdigest()},{8 * len(text)}" for path, text in files.items()]
     archive = BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:

@@ -1,4 +1,4 @@
-"""A process that records what its user sees: ``python -m tests.faults.recording ROOT`` prints each item once it is safe."""
+"""Records what a user sees, and prints each item once it is safe: ``python -m tests.faults.recording ROOT``."""
 
 from __future__ import annotations
 

@@ -69,6 +69,7 @@ class InProcess:
         world: World,
         until: int,
         begins: str,
+        armed: str | None,
         weather: Weather,
         federation: Federation,
         registry: Registry,
@@ -78,9 +79,7 @@ class InProcess:
         self._registry, self._roster = registry, registry.roster()
         self._adverts: dict[Attempt, Mapping[int, bytes]] = {}
         self._seen: set[bytes] = set()
-        self._until, self._begins, self._armed = until, begins, faults._ARMED
-        if begins:
-            faults._ARMED = None
+        self._until, self._begins, self._armed = until, begins, armed
 
     def recruit(self, round_: int, attempt: int) -> tuple[int, ...]:  # noqa: ARG002 - the engine's verb
         if round_ > self._until:
@@ -179,9 +178,11 @@ def _set_limit(size: int) -> None:
 
 def main(root: str, until: str, begins: str = "", weather: str = "{}") -> None:
     """Train."""
-    world, given = World(Path(root)), Weather(**json.loads(weather))
+    world, given, armed = World(Path(root)), Weather(**json.loads(weather)), faults._ARMED
+    if begins:
+        faults._ARMED = None
     try:
-        train(world.server, partial(InProcess, world, int(until), begins, given))
+        train(world.server, partial(InProcess, world, int(until), begins, armed, given))
     except FedrecError as error:
         sys.exit(str(error))
 

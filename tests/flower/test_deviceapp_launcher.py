@@ -81,8 +81,8 @@ def test_an_app_with_its_own_fedrec_wins_where_flower_starts_it(node: NodeRuntim
     "files",
     [
         {"fedrec/__init__.py": HOSTILE, "fedrec/flower/__init__.py": "", "fedrec/flower/deviceapp.py": EMPTY},
-        {"numpy.py": HOSTILE},
-        {"../fedrec.py": HOSTILE},
+        pytest.param({"numpy.py": HOSTILE}, marks=pytest.mark.slow),
+        pytest.param({"../fedrec.py": HOSTILE}, marks=pytest.mark.slow),
     ],
     ids=["own fedrec", "shadowed module", "path that leaves the folder"],
 )
@@ -99,12 +99,14 @@ def test_an_app_that_carries_code_is_refused_and_never_unpacked(
     assert not (device.flwr / "apps").exists()
 
 
+@pytest.mark.slow
 def test_an_app_cannot_choose_what_runs(node: NodeRuntime, device: DeviceHome) -> None:
     ended, _ = ask(node, device, launcher(device), pack({}, component="os:system"))
     assert said(ended) == {"protocol": 2, "refused": 1}
     assert not (device.flwr / "apps").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["query", "evaluate.x", "train.other"])
 def test_a_message_of_an_unknown_kind_gets_the_one_constant(node: NodeRuntime, device: DeviceHome, kind: str) -> None:
     assert said(ask(node, device, launcher(device), pack({}), kind)[0]) == {"protocol": 2, "refused": 1}

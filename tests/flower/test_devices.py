@@ -124,6 +124,25 @@ def test_below_the_minimum_cohort_nothing_is_unmasked_and_the_next_attempt_is_a_
     assert phases == ["advert", "shares", "masked", "advert", "shares", "masked", "agree", "unmask"]
 
 
+@pytest.mark.parametrize("phase", ["advert", "shares"])
+def test_an_attempt_that_fails_before_any_vector_was_asked_for_costs_nobody_anything(
+    tmp_path: Path, phase: str
+) -> None:
+    deployment = Deployment(tmp_path)
+    few = gone([1, 2], phase)
+
+    def once(number: int, asked: Message, answer: Message) -> list[Message]:
+        first = len(events(deployment, "recruited")) == 1
+        return few(number, asked, answer) if first else [answer]
+
+    deployment.tamper = once
+    deployment.train()
+    kinds = [(line["type"], line["attempt"]) for line in ledger(deployment)[1:]]
+    assert kinds == [("reserve", 0), ("release", 0), ("reserve", 1), ("commit", 1)]
+    assert all(deployment.charges(number) == [(1, 1)] for number in deployment.devices)
+    assert not verify(deployment.home.run).faults
+
+
 def test_a_device_over_its_budget_refuses_and_the_others_go_on(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
     policy = deployment.devices[2].policy_path
@@ -162,6 +181,7 @@ def test_revoked_and_offline_devices_are_not_asked(tmp_path: Path, monkeypatch: 
     deployment.registry.revoke(4, 1)
     deployment.train()
     assert {number for number, _ in deployment.asked} == {1, 2, 3}
+    assert not verify(deployment.home.run).faults  # three were asked, where the experiment asks four at most
     deployment.online.discard(1)
     online, _ = deployment.engine(*deployment.parts())._online()
     assert set(online) == {2, 3}
