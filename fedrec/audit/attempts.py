@@ -196,11 +196,12 @@ def _faults(experiment: Experiment, opening: Opening, declared: Reserve, events:
     """Where a line says something else than the experiment fixes, or than its own numbers give."""
     federation, privacy = experiment.federation, experiment.privacy
     cohort = federation.cohort or opening.users
-    # Of real devices, a server asks those that it reaches: at least what the promise counts on, at most the plan.
-    reached = experiment.data.name == "devices" and declared.min_cohort <= declared.cohort <= cohort
+    asked = cohort
+    if experiment.data.name == "devices" and cohort and declared.min_cohort <= declared.cohort <= cohort:
+        asked = declared.cohort  # a server asks the devices that it reaches, and no fewer than the promise counts on
     pairs = {
         "trust": (declared.trust, privacy.trust),
-        "cohort": (declared.cohort, declared.cohort if reached else cohort),
+        "cohort": (declared.cohort, asked),
         "min_cohort": (declared.min_cohort, federation.min_cohort or cohort),
         "colluders": (declared.colluders, privacy.colluders),
     }
