@@ -1,10 +1,10 @@
-# Targets: install, demo, deploy-demo, test, test-fast, lint, bench. Everything happens in .venv; PYTHON chooses the interpreter.
+# Targets: install, demo, deploy-demo, test, test-slow, lint, bench. Everything happens in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo deploy-demo test test-fast lint bench clean
+.PHONY: install demo deploy-demo test test-slow lint bench clean
 
 install: $(STAMP)
 
@@ -20,10 +20,10 @@ deploy-demo: install
 	$(BIN)/python -m simulations.deploy_demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
-test-fast: install
-	$(BIN)/pytest -m 'not slow'
+test-slow: install
+	$(BIN)/pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

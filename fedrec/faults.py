@@ -11,7 +11,7 @@ POINTS = frozenset(
         "store.after-commit",
         "device.checked",
         "device.contributed",
-        "device.charging",
+        "device.kept",
         "device.charged",
         "device.marked",
         "secagg.progress-stored",

@@ -89,7 +89,7 @@ class FederationConfig(Section):
         aggregation: how single vectors become one, where each can be seen (`fedrec.federation.robust`); else their sum.
     """
 
-    rounds: int = Field(4, ge=1)
+    rounds: int = Field(4, ge=1, le=100_000)
     cohort: int | None = Field(None, ge=1)
     min_cohort: int | None = Field(None, ge=1)
     attempts: int = Field(3, ge=1)

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import tomli_w
 
@@ -26,6 +27,40 @@ _STOP_S = 40.0
 
 class DemonstrationError(Exception):
     """Something is not as it was told."""
+
+
+@dataclass(frozen=True)
+class RoundCost:
+    """What the attempt that completed a round has cost.
+
+    Attributes:
+        round, attempt: which.
+        asked, summed: devices that were asked, and whose vectors are in the sum.
+        messages: to a device that stays in from the round before to the end; one that was not in it hears one more.
+        seconds: in the exchanges of messages.
+        up_bytes, down_bytes: of all devices.
+        phases: their names and seconds.
+    """
+
+    round: int
+    attempt: int
+    asked: int
+    summed: int
+    messages: int
+    seconds: float
+    up_bytes: int
+    down_bytes: int
+    phases: Mapping[str, float]
+
+    HEADER: ClassVar = "round  attempt  asked  in the sum  messages a device  seconds  kB up  kB down  phases"
+
+    def line(self) -> str:
+        """A line under `HEADER`."""
+        phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.phases.items())
+        return (
+            f"{self.round:5d}  {self.attempt:7d}  {self.asked:5d}  {self.summed:10d}  {self.messages:17d}  "
+            f"{self.seconds:7.1f}  {self.up_bytes / 1e3:5.1f}  {self.down_bytes / 1e3:7.1f}  {phases}"
+        )
 
 
 @dataclass(eq=False)
@@ -91,6 +126,11 @@ class LocalDeployment:
         found = [json.loads(line) for line in lines if line.endswith("\n")]
         return [line for line in found if line["event"] == event]
 
+    def rounds(self) -> list[RoundCost]:
+        """Every round that is done, from the log of the training."""
+        phases = self.log("phase")
+        return [_cost(line, phases) for line in self.log("round")]
+
     # Devices
 
     def add(self, name: str, history: Path, policy: Mapping[str, Any]) -> Device:
@@ -120,6 +160,14 @@ class LocalDeployment:
         device.agent.wait()
         device.agent = None
         return len(processes)
+
+    def freeze(self, device: Device) -> None:
+        """Keep all processes of a device from going on, as if its network were gone, until `thaw`."""
+        _signal(device, signal.SIGSTOP)
+
+    def thaw(self, device: Device) -> None:
+        """Let a device go on."""
+        _signal(device, signal.SIGCONT)
 
     def stop(self, device: Device) -> None:
         """Stop a device in order."""
@@ -194,6 +242,32 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _cost(line: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> RoundCost:
+    """A round's cost from its line and those of all phases."""
+    own = [one for one in phases if (one["round"], one["attempt"]) == (line["round"], line["attempt"])]
+    return RoundCost(
+        line["round"],
+        line["attempt"],
+        line["cohort"],
+        line["survivors"],
+        sum(one["phase"] != "advert" or one["asked"] == line["cohort"] for one in own),
+        sum(one["seconds"] for one in own),
+        line["up_bytes"],
+        line["down_bytes"],
+        {one["phase"]: one["seconds"] for one in own},
+    )
+
+
+def _signal(device: Device, number: signal.Signals) -> None:
+    """Send a signal to all processes of a device that runs; the agent first, which would start others."""
+    if device.agent is None:
+        raise DemonstrationError(f"{device.name} does not run.")
+    os.kill(device.agent.pid, number)
+    for process in _descendants(device.agent.pid):
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def _end(process: subprocess.Popen[bytes] | None) -> None:

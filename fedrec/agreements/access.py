@@ -48,7 +48,7 @@ def check_access(
         signature = base64.urlsafe_b64decode(headers[SIGNATURE])
     except (KeyError, ValueError) as error:
         raise AgreementError("The request carries no device's signature.") from error
-    if not 0 <= number < 2**32 or abs(signed - now) > WINDOW:
+    if not 0 <= number < 2**32 or not 0 <= signed < 2**53 or abs(signed - now) > WINDOW:
         raise AgreementError(f"The request was signed more than {WINDOW} s from now; set the clock.")
     identity = identity_of(number)
     if identity is None or not crypto.verifies(identity, signature, _text(server, number, path, signed)):

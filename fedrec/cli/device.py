@@ -160,6 +160,7 @@ def _facts(home: DeviceHome, store: Store) -> dict[str, Any]:
     from dataclasses import asdict
 
     from fedrec.device import catalogue, history
+    from fedrec.device.budget import known_faults
     from fedrec.device.policy import load_policy
 
     trust, known = home.trust(), catalogue.load(store)
@@ -172,6 +173,7 @@ def _facts(home: DeviceHome, store: Store) -> dict[str, Any]:
         "history": {**asdict(history.counts(store)), "min_rating": history.min_rating(store)},
         "catalogue": None if known is None else {"items": len(known[0]), "sha256": known[1]},
         "charges": _charges(home, store),
+        "ledger_faults": list(known_faults(store)),
         "refusals": [dict(zip(columns, row, strict=True)) for row in refusals],
     }
 
@@ -208,6 +210,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         + least,
         "catalogue   " + (f"{known['items']:,} items, {known['sha256'][:12]}" if known else "none yet"),
         f"privacy     {_spent(facts['charges'])}",
+        *(f"LEDGER      {fault}" for fault in facts["ledger_faults"]),
         *(
             f"refused     {_day(refusal['at'])} {refusal['phase']}: {refusal['detail']} ({refusal['code']})"
             for refusal in facts["refusals"][:_SHOWN]

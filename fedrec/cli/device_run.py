@@ -36,6 +36,10 @@ def sync(home: HomeOption = None) -> None:
     found = fetch(_device(home))
     listed = "" if found.on_roster else "; the roster does not hold this device: it is not asked in rounds"
     typer.echo(f"round {found.publication.round}, new here: {', '.join(found.changed) or 'nothing'}{listed}")
+    for fault in found.faults:
+        typer.echo(f"LEDGER: {fault}", err=True)
+    if found.faults:
+        raise typer.Exit(1)
 
 
 def prepare(home: HomeOption = None) -> None:

@@ -8,7 +8,6 @@ section 7.6.1) never pass, and both sides' messages are framed anew, so that no 
 from __future__ import annotations
 
 import asyncio
-import binascii
 import json
 import logging
 import ssl
@@ -129,19 +128,20 @@ class Gateway:
             try:
                 async with asyncio.timeout(_SECONDS):
                     await response(scope, receive, send)
-            except (TimeoutError, httpx.HTTPError) as error:
+            except (TimeoutError, httpx.HTTPError, asyncio.CancelledError) as error:
                 _log.warning("answer broken off: %s", type(error).__name__)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
-            await send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
-                if self._client is not None:
-                    await self._client[1].aclose()
+            over = message["type"] == "lifespan.shutdown"
+            if over and self._client is not None:
+                await self._client[1].aclose()
+            await send({"type": f"{message['type']}.complete"})  # after which the loop may end
+            if over:
                 return
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response:  # noqa: PLR0911 - a status each
         path = request.scope["raw_path"].decode("latin-1")
         if request.scope["query_string"]:
             return Response(status_code=404)
@@ -160,6 +160,8 @@ class Gateway:
                 return await work(request, path)
         except (TimeoutError, ClientDisconnect):
             return Response(status_code=408)
+        except asyncio.CancelledError:  # uvicorn ends and has waited long enough; the device asks again
+            return Response(status_code=503)
         except FedrecError as error:
             _log.error("%s: %s", path, error)
             return Response(status_code=503)
@@ -169,7 +171,7 @@ class Gateway:
     async def _fleet(self, request: Request, path: str) -> Response:
         try:
             key = b64decode(request.headers.get("flwr-public-key", ""), validate=True)
-        except binascii.Error:
+        except ValueError:
             key = b""
         if await run_in_threadpool(self._registry.of_node, key) is None:
             return Response(status_code=401)

@@ -246,6 +246,7 @@ class ServerHome:
             ca=self._read("ca/ca.pem").decode("ascii"),
             request_key=text(self.public("request")),
             registrar_key=text(self.public("registrar")),
+            ledger_key=text(self.public("ledger")),
             app_key=text(self.public("app")),
             app_key_id=self.app_key_id,
             token=token,
@@ -258,7 +259,7 @@ class ServerHome:
         return certificates.days_left(self._read("tls/server.pem"), certificates.today())
 
     def renew(self, given: Pair | None = None) -> None:
-        """Put a new certificate, made here or given, in the place of the server's; a gateway that starts takes it.
+        """Put a new certificate, made here or given, in the place of the server's; a gateway that runs takes it up.
 
         Raises:
             ServerError: if devices would not accept it, or the authority's key is not here.

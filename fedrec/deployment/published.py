@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fedrec.agreements.publication import Publication, sign_publication
 from fedrec.deployment.home import ServerHome
 from fedrec.deployment.registry import Device, Registry
+from fedrec.deployment.seats import Cohort, Place, read_cohorts
 from fedrec.errors import ServerError
 from fedrec.privacy.keys import pseudonym
-from fedrec.privacy.participants import seats
 from fedrec.reporting.folder import LEDGER, LEDGER_CHECKPOINT
 
 PUBLISHED = "published.safetensors"
@@ -80,6 +79,8 @@ class Published:
         }
         self._signed: tuple[Publication, Document] | None = None
         self._names: dict[int, str] = {}
+        self._read: Document | None = None
+        self._attempts: dict[Place, tuple[tuple[int, ...], Cohort]] = {}
         self._lock = threading.Lock()
 
     def document(self, name: str, device: Device) -> Document | None:
@@ -117,24 +118,35 @@ class Published:
 
     def _seats(self, device: Device) -> Document:
         """Where a device stands in the cohort of each attempt, or between whom it would: JSON."""
-        cohorts = self._cohorts()
-        self._learn_names()
-        attempts: list[dict[str, Any]] = []
-        for line in [] if cohorts is None else cohorts.content.split(b"\n")[:-1]:
-            cohort = json.loads(line)
-            names = [self._names[number] for number in cohort["numbers"]]
-            shown = [
-                {"pseudonym": seat.pseudonym, "index": seat.index, "proof": [step.hex() for step in seat.proof]}
-                for seat in seats(names, self._names[device.number])
-            ]
-            attempts.append({"round": cohort["round"], "attempt": cohort["attempt"], "seats": shown})
-        return Document.of(json.dumps({"experiment": self._experiment, "attempts": attempts}).encode())
+        with self._lock:
+            attempts, own = self._known_attempts(), self._name(device.number)
+        shown = [
+            {"round": round_, "attempt": attempt, "seats": cohort.seats(own)}
+            for (round_, attempt), (_, cohort) in attempts.items()
+        ]
+        return Document.of(json.dumps({"experiment": self._experiment, "attempts": shown}).encode())
 
-    def _learn_names(self) -> None:
-        """The pseudonyms of those that have enrolled since; a number never gets another alias."""
-        for one in self._registry.devices():
-            if one.number not in self._names:
+    def _known_attempts(self) -> Mapping[Place, tuple[tuple[int, ...], Cohort]]:
+        """The cohorts so far; only those that are new since the last call are hashed."""
+        found = self._cohorts()
+        if found is not self._read:
+            told = {} if found is None else read_cohorts(found.content, COHORTS)
+            before = self._attempts
+            self._attempts = {
+                place: before[place]
+                if place in before and before[place][0] == numbers
+                else (numbers, Cohort([self._name(number) for number in numbers]))
+                for place, numbers in told.items()
+            }
+            self._read = found
+        return self._attempts
+
+    def _name(self, number: int) -> str:
+        """A device's pseudonym; a number never gets another alias."""
+        if number not in self._names:
+            for one in self._registry.devices():
                 self._names[one.number] = pseudonym(one.alias, self._experiment)
+        return self._names[number]
 
 
 def _round(model: bytes) -> int:

@@ -1,8 +1,9 @@
-"""The gateway on its port: TLS, and limits that keep strangers from holding connections."""
+"""The gateway on its port: TLS with the certificate of the day, and limits on how long a connection may be held."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from pathlib import Path
 
@@ -16,8 +17,14 @@ CONNECTIONS = 1024
 HEAD_SECONDS = 10.0
 """Within which the next request's head must come, from its first byte on or from the connection's start."""
 _HEAD_BYTES = 16_384
+ENDING_SECONDS = 5
+"""For the answers that are under way when the server ends."""
+CERTIFICATE_TICKS = 10
+"""Tenths of a second between two looks at the certificate's file."""
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of 1.3 are all good."""
+
+_log = logging.getLogger("fedrec.gateway")
 
 
 class _Prompt(H11Protocol):
@@ -50,12 +57,49 @@ class _Prompt(H11Protocol):
             self._late = None
 
 
+class _Renewing(uvicorn.Server):
+    """Takes up a renewed certificate for the connections to come; one that cannot be used leaves the old in force."""
+
+    def __init__(self, config: uvicorn.Config, certificate: Path) -> None:
+        super().__init__(config)
+        self._certificate = certificate
+        self._seen = _version(certificate)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % CERTIFICATE_TICKS == 0:
+            self._renew()
+        return await super().on_tick(counter)
+
+    def _renew(self) -> None:
+        now, live = _version(self._certificate), self.config.ssl
+        if live is None or now is None or now == self._seen:
+            return
+        self._seen = now
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate)  # a bad one would spoil the live
+            live.load_cert_chain(self._certificate)
+        except OSError as error:  # an SSLError is one
+            _log.error("the new certificate cannot be used, and the old one stays in force: %s", error)
+        else:
+            _log.info("the new certificate is in force")
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None while there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def server(gateway: Gateway, certificate: Path, host: str, port: int) -> uvicorn.Server:
     """A server that is ready to ``run()``, or to ``serve()`` in a loop.
 
     Args:
         gateway: the application.
-        certificate: a PEM file with the certificate (and those that lead to its authority) and its key.
+        certificate: a PEM file with the certificate (and those that lead to its authority) and its key; when it is
+            replaced, the new one is taken up within a second or so.
         host: the address to listen at.
         port: the port to listen at; 0 takes a free one.
     """
@@ -72,7 +116,7 @@ def server(gateway: Gateway, certificate: Path, host: str, port: int) -> uvicorn
         ssl_ciphers=_CIPHERS,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=ENDING_SECONDS,
         h11_max_incomplete_event_size=_HEAD_BYTES,
         proxy_headers=False,
         server_header=False,
@@ -82,4 +126,4 @@ def server(gateway: Gateway, certificate: Path, host: str, port: int) -> uvicorn
     config.load()
     if config.ssl is not None:
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-    return uvicorn.Server(config)
+    return _Renewing(config, certificate)

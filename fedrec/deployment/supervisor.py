@@ -243,7 +243,7 @@ class Supervisor:
         days = self._home.certificate_days()
         if days < 30:
             state = "has expired: no device can connect" if days < 0 else f"ends in {days:.0f} days"
-            why = f"the server's certificate {state}; run 'fedrec server renew' and start again"
+            why = f"the server's certificate {state}; run 'fedrec server renew'"
             self._journal.note("trouble", {"why": why}, why)
 
     def _raise_failure(self) -> None:

@@ -28,12 +28,13 @@ from fedrec.federation import checkpoint
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import Federation, State
 from fedrec.privacy.accounting import accountant_of, useful_epsilon
-from fedrec.privacy.keys import pseudonym, signing_key
+from fedrec.privacy.keys import pseudonym
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.participants import cohort_root
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
 from fedrec.reporting.progress import Progress
+from fedrec.reporting.report import write_report
 
 LOG = "training.jsonl"
 """What the training tells of itself, in the server's ``logs``."""
@@ -87,11 +88,17 @@ def _train(home: ServerHome, devices_for: DevicesFor) -> None:
     began = time.perf_counter()
     with Progress() as progress:
         deployment = Deployment(work.recruit, work.done)
-        state = run_rounds(federation, devices, folder, ledger, progress, deployment=deployment)
+        try:
+            state = run_rounds(federation, devices, folder, ledger, progress, deployment=deployment)
+        except FedrecError:
+            with suppress(FedrecError):  # why it ended is what counts
+                work.sign()
+            raise
         progress.finish()
     work.publish(state)
     folder.write_bytes(names.MODEL, model_file(state.shared))
     folder.write_summary(_summary(federation, ledger, folder.rounds(), time.perf_counter() - began))
+    write_report(folder)
     folder.remove(names.CHECKPOINT)
     journal.note("finished", {"rounds": state.round, "epsilon": ledger.spent()})
 
@@ -110,6 +117,7 @@ class _Work:
 
     def recruit(self, round_: int, attempt: int) -> Recruited:
         """The devices of an attempt, written down before the ledger charges it."""
+        self.sign()  # the attempt before may have been aborted
         numbers = self.devices.recruit(round_, attempt)
         run = self.federation.experiment.digest()
         aliases = {device.number: device.alias for device in self.registry.devices()}
@@ -147,7 +155,11 @@ class _Work:
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in state.shared.items()}
         self.folder.write_bytes(PUBLISHED, bytes(save(arrays, metadata=about)))
-        self.folder.write_text(names.LEDGER_CHECKPOINT, self.ledger.checkpoint(signing_key(self.home.root)))
+        self.sign()
+
+    def sign(self) -> None:
+        """The ledger's checkpoint as the ledger is now, for the key that devices were given with their invitations."""
+        self.folder.write_text(names.LEDGER_CHECKPOINT, self.ledger.checkpoint(self.home.key("ledger")))
 
 
 def run_folder(home: ServerHome) -> RunFolder:
@@ -200,7 +212,7 @@ def _summary(federation: Federation, ledger: Ledger, lines: list[dict[str, Any]]
             "name": "devices",
             "users": federation.population,
             "items": len(federation.catalogue),
-            "interactions": 0,
+            "interactions": None,
         },
         "model": experiment.model.name,
         "engine": "devices",

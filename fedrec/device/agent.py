@@ -100,8 +100,9 @@ class Agent:
     def _sync_forever(self, looked: threading.Event) -> None:
         while True:
             try:
-                sync(self.home)
+                found = sync(self.home)
                 self._once("sync", "")
+                self._once("ledger", " ".join(f"LEDGER: {fault}" for fault in found.faults))
             except FedrecError as error:
                 self._once("sync", f"sync: {error}")
             looked.set()

@@ -171,6 +171,8 @@ class Guard:
         if not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), self._token):
             return _error(401, "Send the header 'Authorization: Bearer TOKEN' with the content of keys/api-token.")
         if scope["method"] == "POST":
+            if "transfer-encoding" in headers:
+                return _error(411, "A body comes with its Content-Length and no Transfer-Encoding.")
             length = headers.get("content-length", "")
             if not (length.isascii() and length.isdecimal()):
                 return _error(411, "A body comes with its Content-Length.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import time
@@ -14,7 +13,8 @@ from fedrec.device.charges import Charge, Charges
 from fedrec.device.home import DeviceHome
 from fedrec.device.policy import Policy, load_policy
 from fedrec.device.store import Store
-from fedrec.errors import DeviceError, LedgerError
+from fedrec.device.trust import raw
+from fedrec.errors import DeviceError, LedgerError, Refusal
 from fedrec.privacy.accounting import filter_epsilon
 from fedrec.privacy.events import from_fields
 from fedrec.privacy.keys import pseudonym
@@ -28,18 +28,24 @@ Place = tuple[int, int]
 
 Standing = Literal["seat proved", "in the ledger", "not there yet", "fault"]
 
+FETCHED = "ledger-fetched"
+"""The document that says when the ledger was last asked for, unix seconds: what was charged before must be in it."""
+
+FAULTS = "ledger-faults"
+"""The document of what did not hold at the last look, a JSON list of sentences; missing where all of it held."""
+
 _SEEN = "ledger-seen-"
 """Before the run's id, the document that holds the newest checkpoint that held."""
 
 PROVED = (
-    "the ledger is whole, signed, and continues every one that this device has checked before",
+    "the ledger is whole, signed by the server that this device is enrolled with, and continues every one that this "
+    "device has checked before",
     "each charge of this device in this run stands in it at the same cost, and not as one that was taken back",
     "where it says 'seat proved': this device is counted in that attempt's cohort",
 )
 NOT_PROVED = (
     "that other devices are shown the same ledger: compare the root with theirs",
     "that other devices have added their share of the noise, and that there are as many people as devices",
-    "who the signer is, beyond being the one whose ledger of this run the device saw first",
 )
 
 
@@ -117,11 +123,38 @@ def spending(
 
 def look(home: DeviceHome, *, check: bool) -> tuple[Spending, Checked | None]:
     """What a device has spent, and if asked for, what its server's ledger says of it; raises what `spending` does."""
-    policy, outside = load_policy(home.policy_path), FolderStore(home.secagg)
     with home.open_store() as store:
-        spent = spending(store, policy, outside=outside)
+        spent = spending(store, load_policy(home.policy_path), outside=FolderStore(home.secagg))
         charges = [charge for run in spent.runs for charge in run.charges]
-        return spent, compare(store, home.alias(), charges) if check else None
+        return spent, _compared(home, store, charges) if check else None
+
+
+def watch(home: DeviceHome, store: Store) -> tuple[str, ...]:
+    """Look whether the charges and the server's ledger hold, and keep the sentences of what does not as `FAULTS`."""
+    try:
+        charges = Charges(store, load_policy(home.policy_path), outside=FolderStore(home.secagg)).all()
+        faults = _compared(home, store, charges).faults
+    except Refusal as refusal:
+        faults = (refusal.detail,)
+    if faults != known_faults(store):
+        if faults:
+            store.put(FAULTS, json.dumps(faults).encode())
+        else:
+            store.remove(FAULTS)
+    return faults
+
+
+def known_faults(store: Store) -> tuple[str, ...]:
+    """What did not hold when `watch` looked last."""
+    return tuple(json.loads(store.get(FAULTS) or b"[]"))
+
+
+def _compared(home: DeviceHome, store: Store, charges: Sequence[Charge]) -> Checked:
+    trust = home.trust()
+    if trust is None:
+        unheard = "The device is enrolled nowhere, so that no key can tell whose ledger this is; enrol it again."
+        return Checked(elsewhere=len(charges), faults=(unheard,) if store.get("ledger") is not None else ())
+    return compare(store, home.alias(), charges, raw(trust.ledger_key))
 
 
 @dataclass(frozen=True)
@@ -152,13 +185,14 @@ class Checked:
     faults: tuple[str, ...] = ()
 
 
-def compare(store: Store, alias: bytes, charges: Sequence[Charge]) -> Checked:
+def compare(store: Store, alias: bytes, charges: Sequence[Charge], trusted: bytes) -> Checked:
     """Check charges against the ledger that was fetched last, and remember that ledger if all of it holds.
 
     Args:
         store: the device's; the newest checkpoint that held is kept there, one a run.
         alias: what this device's pseudonyms are made of.
         charges: the device's own, all of them.
+        trusted: the only key whose checkpoints count, 32 bytes.
 
     Guarantees:
         Without a fault, what `PROVED` says holds, if SHA-256 and Ed25519 do. What `NOT_PROVED` says is left open.
@@ -170,19 +204,21 @@ def compare(store: Store, alias: bytes, charges: Sequence[Charge]) -> Checked:
     if content is None or text is None:
         return Checked(elsewhere=len(charges))
     try:
-        return _checked(store, content.split(b"\n")[:-1], text.decode(errors="replace"), alias, charges)
+        return _checked(store, content.split(b"\n")[:-1], text.decode(errors="replace"), alias, charges, trusted)
     except DeviceError:  # the store's own trouble
         raise
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:  # whatever a server can write
         return Checked(elsewhere=len(charges), faults=(f"The server's ledger does not hold: {error}",))
 
 
-def _checked(store: Store, lines: Sequence[bytes], text: str, alias: bytes, charges: Sequence[Charge]) -> Checked:
+def _checked(
+    store: Store, lines: Sequence[bytes], text: str, alias: bytes, charges: Sequence[Charge], trusted: bytes
+) -> Checked:
     records = verify_chain(lines, "the server's ledger")
     if not records:
         raise LedgerError("it is empty.")
     run, unit = records[0]["run"], records[0]["unit"]
-    checkpoint, seen = _continued(store, run, lines, text)
+    checkpoint, seen = _continued(store, run, lines, text, trusted)
     view = client_view(lines[: checkpoint.size], pseudonym(alias, run), _proofs(store, run))
     reserved = {_place(record): record for record in records[: checkpoint.size] if record["type"] == "reserve"}
     taken = {(one.round, one.attempt): one for one in view.taken}
@@ -215,13 +251,14 @@ def _checked(store: Store, lines: Sequence[bytes], text: str, alias: bytes, char
     )
 
 
-def _continued(store: Store, run: str, lines: Sequence[bytes], text: str) -> tuple[Checkpoint, Checkpoint | None]:
+def _continued(
+    store: Store, run: str, lines: Sequence[bytes], text: str, trusted: bytes
+) -> tuple[Checkpoint, Checkpoint | None]:
     """The checkpoint of a ledger, and the one that held before, which the ledger must still begin with."""
-    before, seen, trusted = store.get(_SEEN + run), None, None
+    before, seen = store.get(_SEEN + run), None
     if before is not None:
         name = "the checkpoint that this device has checked before"
-        seen = verify_checkpoint(before.decode(), lines, name=name)
-        trusted = base64.b64decode(seen.key)
+        seen = verify_checkpoint(before.decode(), lines, trusted, name)
     found = verify_checkpoint(text, lines, trusted, "its checkpoint")
     if found.run != run:
         raise LedgerError("its checkpoint is of another run.")
@@ -249,7 +286,7 @@ def _seat(shown: Mapping[str, Any]) -> Seat:
 
 def _fetched(store: Store) -> int:
     """When the ledger was last asked for, unix seconds: what was charged before must be in it."""
-    told = store.get("ledger-fetched")
+    told = store.get(FETCHED)
     return store.query("SELECT updated FROM documents WHERE name = 'ledger'")[0][0] if told is None else int(told)
 
 

@@ -86,7 +86,8 @@ class Charges:
 
     Guarantees:
         `filter_epsilon` of everything charged at the policy's unit is at most ``epsilon_total`` at ``delta``, and of
-        what was charged on a day at most ``epsilon_day``, whatever servers have chosen by earlier answers. A day never
+        what was charged on a day at most ``epsilon_day``: whatever servers have chosen by earlier answers, except where
+        steps are sampled (`fedrec.privacy.accounting`: trust ``local``, unit ``interaction``). A day never
         comes before the last charge's day, so that no budget comes back by setting the clock back. Two processes cannot
         spend the same room: a charge is checked and written in one transaction.
     """
@@ -143,8 +144,8 @@ class Charges:
         """Keep the chain's length and head outside of the store, after a charge was committed."""
         if self._outside is None:
             return
-        charges, head = self._read()
         with self._outside.lock():
+            charges, head = self._read()
             self._outside.put(_MARK, canonical_json({"count": len(charges), "head": head.hex()}))
 
     def _read(self) -> tuple[tuple[Charge, ...], bytes]:

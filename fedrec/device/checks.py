@@ -19,6 +19,10 @@ from fedrec.sections import DeploymentConfig
 _SKEW = 300
 """Seconds by which two clocks may differ."""
 
+MOST_STEPS, MOST_DRAWS = 1_000, 100_000
+"""What local training may take in a round: steps, and negatives drawn, about a quarter of a second of a laptop. More
+would let an experiment stretch the time of an answer until it tells how long a history is."""
+
 
 def deployment(experiment: Experiment) -> DeploymentConfig:
     """What the experiment agrees on for real devices."""
@@ -59,6 +63,20 @@ def check_experiment(experiment: Experiment, request: Request, policy: Policy) -
         )
     _check_attempt(experiment, request)
     _check_cohort(experiment, request)
+    _check_work(experiment, policy)
+
+
+def _check_work(experiment: Experiment, policy: Policy) -> None:
+    """Refuse training that could take longer than an answer may, by public numbers alone."""
+    training, most = experiment.training, policy.most_interactions
+    steps = training.epochs * max(math.ceil(most / training.batch_size), math.ceil(1 / training.sampling_rate))
+    draws = training.epochs * training.negatives * most
+    if steps > MOST_STEPS or draws > MOST_DRAWS:
+        raise Refusal(
+            Code.WORK,
+            f"Local training could take {steps} steps and {draws} negatives with {most} interactions, above "
+            f"{MOST_STEPS} and {MOST_DRAWS}; the server must plan less, or most_interactions be lower.",
+        )
 
 
 def check_fresh(experiment: Experiment, request: Request, now: float) -> None:

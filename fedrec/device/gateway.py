@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedrec.agreements.enrolment import Enrolment, node_key_pem
 from fedrec.agreements.publication import Publication, read_publication
-from fedrec.device import rosters
+from fedrec.device import budget, rosters
 from fedrec.device.catalogue import DOCUMENT as CATALOGUE
 from fedrec.device.connection import Gateway
 from fedrec.device.shared import keep_model, kept_round
 from fedrec.device.trust import Invitation, Trust, raw
 from fedrec.errors import AgreementError, DeviceError, Refusal, UsageError
-from fedrec.privacy.participants import Seat
 from fedrec.secagg.crypto import signing_public
 
 if TYPE_CHECKING:
@@ -66,11 +64,13 @@ class Synced:
         publication: in force now.
         on_roster: whether the roster in force holds this device; else it is not asked in rounds.
         changed: names of the documents that are new here.
+        faults: a sentence for whatever the server's ledger says otherwise than this device's own charges.
     """
 
     publication: Publication
     on_roster: bool
     changed: tuple[str, ...]
+    faults: tuple[str, ...]
 
 
 def sync(home: DeviceHome, clock: Callable[[], float] = time.time) -> Synced:
@@ -79,8 +79,8 @@ def sync(home: DeviceHome, clock: Callable[[], float] = time.time) -> Synced:
     Guarantees:
         Nothing is kept that the pinned keys have not signed: the publication by the request key, the roster by the
         registrar's, and experiment, catalogue and model by the hashes in the publication. An earlier round or an older
-        roster than the one here is refused. The ledger and the seats are kept as they come: `fedrec device budget`
-        checks them against what this device knows.
+        roster than the one here is refused. The ledger and the seats are kept as they come, and then checked against
+        this device's own charges (`fedrec.device.budget`).
 
     Raises:
         DeviceError: if this device is not enrolled, or the server cannot be reached.
@@ -89,18 +89,26 @@ def sync(home: DeviceHome, clock: Callable[[], float] = time.time) -> Synced:
     trust = home.trust()
     if trust is None:
         raise DeviceError("This device is not enrolled; do so with 'fedrec device enrol INVITATION'.")
-    with home.open_store() as store, Gateway(trust, home.identity().signing, clock) as gateway:
-        return _Sync(trust, signing_public(home.identity().signing), store, gateway).run()
+    signing = home.identity().signing
+    with home.open_store() as store:
+        with Gateway(trust, signing, clock) as gateway:
+            new = _Sync(trust, signing_public(signing), store, gateway, clock)
+            publication, on_roster = new.run()
+        return Synced(publication, on_roster, tuple(new.changed), budget.watch(home, store))
 
 
 class _Sync:
     """One pass of `sync`."""
 
-    def __init__(self, trust: Trust, identity: bytes, store: Store, gateway: Gateway) -> None:
+    def __init__(
+        self, trust: Trust, identity: bytes, store: Store, gateway: Gateway, clock: Callable[[], float]
+    ) -> None:
         self._trust, self._identity, self._store, self._gateway = trust, identity, store, gateway
-        self._changed: list[str] = []
+        self._clock = clock
+        self.changed: list[str] = []
 
-    def run(self) -> Synced:
+    def run(self) -> tuple[Publication, bool]:
+        """The publication in force, and whether its roster holds this device."""
         trusted = raw(self._trust.request_key)
         text, held = self._fetch("publication"), self._store.get("publication")
         new = read_publication(text, trusted)
@@ -108,15 +116,13 @@ class _Sync:
         if old is not None and new.experiment == old.experiment and new.round < old.round:
             raise AgreementError(f"The server's publication is of round {new.round}, and {old.round} was here already.")
         on_roster = self._roster(new.roster)
+        self._catalogue(new.catalogue)  # first: an experiment that is here is prepared at once, with its items
         self._named("experiment", f"experiment-{new.experiment}", new.experiment, _experiment_digest)
-        self._catalogue(new.catalogue)
         self._model(new)
-        # The checkpoint first: a ledger that lags behind its checkpoint would look rewritten.
-        for served, kept in (("ledger-checkpoint", "ledger-checkpoint"), ("ledger", "ledger"), ("seats", "proofs")):
-            self._as_it_comes(served, kept)
+        self._ledger()
         if text != held:
             self._keep("publication", text)  # last: what it names is here
-        return Synced(new, on_roster, tuple(self._changed))
+        return new, on_roster
 
     def _roster(self, digest: str) -> bool:
         """Take the roster in force; whether it holds this device."""
@@ -129,7 +135,7 @@ class _Sync:
         except Refusal as error:
             raise AgreementError(str(error)) from error
         if held is None:
-            self._changed.append(name)
+            self.changed.append(name)
         member = roster.members.get(self._trust.number)
         if member is not None and member.identity != self._identity:
             raise AgreementError("The roster has another device under this one's number; tell the server's operator.")
@@ -157,7 +163,22 @@ class _Sync:
         except SafetensorError as error:
             raise AgreementError(f"The server's model cannot be read ({error}); tell the server's operator.") from error
         keep_model(self._store, arrays, new.experiment, new.round)
-        self._changed.append("model")
+        self.changed.append("model")
+
+    def _ledger(self) -> None:
+        """The ledger, its checkpoint and this device's seats.
+
+        The checkpoint is fetched first, and kept together with the ledger: a ledger that lags behind its checkpoint
+        would look rewritten.
+        """
+        self._store.put(budget.FETCHED, str(int(self._clock())).encode())  # what was charged before must be in it
+        checkpoint, ledger = self._newer("ledger-checkpoint", "ledger-checkpoint"), self._newer("ledger", "ledger")
+        with self._store.transaction():
+            for name, content in (("ledger-checkpoint", checkpoint), ("ledger", ledger)):
+                if content:
+                    self._keep(name, content)
+        if proofs := self._newer("seats", "proofs"):
+            self._keep("proofs", proofs)
 
     def _named(self, served: str, name: str, digest: str, digest_of: Callable[[bytes], str]) -> bool:
         """Keep a document that the publication names by its digest, unless it is here; whether it was fetched."""
@@ -175,11 +196,10 @@ class _Sync:
         if digest_of(content) != digest:
             raise AgreementError(f"The server's {served} is not the one of its publication; it is tried again later.")
 
-    def _as_it_comes(self, served: str, name: str) -> None:
+    def _newer(self, served: str, name: str) -> bytes | None:
+        """What is served, unless it is here already."""
         held = self._store.get(name)
-        content = self._gateway.fetch(served, self._trust.number, None if held is None else _sha256(held))
-        if content:
-            self._keep(name, content)
+        return self._gateway.fetch(served, self._trust.number, None if held is None else _sha256(held))
 
     def _fetch(self, served: str) -> bytes:
         content = self._gateway.fetch(served, self._trust.number)
@@ -189,26 +209,7 @@ class _Sync:
 
     def _keep(self, name: str, content: bytes) -> None:
         self._store.put(name, content)
-        self._changed.append(name)
-
-
-def read_proofs(content: bytes) -> dict[tuple[int, int], tuple[Seat, ...]]:
-    """The document ``proofs``: what the server showed this device of each attempt's cohort, by round and attempt.
-
-    Raises:
-        AgreementError: if it has another form.
-    """
-    try:
-        return {
-            (int(one["round"]), int(one["attempt"])): tuple(_seat(seat) for seat in one["seats"])
-            for one in json.loads(content)["attempts"]
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise AgreementError("The server's proofs have another form than proofs; sync again.") from error
-
-
-def _seat(seat: dict[str, Any]) -> Seat:
-    return Seat(str(seat["pseudonym"]), int(seat["index"]), tuple(bytes.fromhex(step) for step in seat["proof"]))
+        self.changed.append(name)
 
 
 def _sha256(content: bytes) -> str:

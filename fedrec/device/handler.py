@@ -20,7 +20,7 @@ from fedrec.agreements.request import (
 from fedrec.agreements.roster import SignedRoster
 from fedrec.agreements.statement import opened
 from fedrec.agreements.terms import terms_of
-from fedrec.device import answers, hook, preparation, rosters, rounds, shared, trust
+from fedrec.device import answers, history, hook, preparation, rosters, rounds, shared, trust
 from fedrec.device.answers import Answer, Question
 from fedrec.device.charges import Charges
 from fedrec.device.checks import check_experiment, check_fresh, deployment, plan_of
@@ -40,6 +40,7 @@ from fedrec.errors import (
 )
 from fedrec.faults import reach
 from fedrec.federation.round import Federation, Plan
+from fedrec.privacy.mechanism import ShardSum
 from fedrec.secagg.client import Client
 from fedrec.secagg.store import FolderStore
 
@@ -83,8 +84,10 @@ class Handler:
           and model, and only as the policy and this device's own charges allow.
         - Whatever is made from the history is clipped, carries its noise from the operating system's generator, and
           is masked wherever it carries only a share of the noise.
-        - The charge for it and its bytes are on the disk, in one transaction, before it leaves: no answer without a
-          charge, no charge without an answer, and one answer an attempt, to the byte.
+        - The charge is on the disk before the history is looked at, and the bytes of the answer before they leave: one
+          answer an attempt, to the byte, and none without a charge. Whatever the history makes go wrong then, noise
+          alone is answered, so that nobody learns from a failure; only a crash leaves a charge without an answer.
+        - A message that is none is refused before the charge.
         - Such an answer, and every refusal of one, takes a multiple of a public number of seconds.
     """
 
@@ -159,7 +162,7 @@ class Handler:
             rounds.check_same(store, request)
         reach("device.checked")
         if request.phase in RELEASING:
-            return self._release(store, checked, digest, charges, trusted)
+            return self._release(store, case, checked, charges, trusted, policy)
         return self._step(store, checked, digest, trusted)
 
     def _request(self, question: Question, trusted: Trust) -> Request:
@@ -184,8 +187,8 @@ class Handler:
         question = case.question
         with refusing(Code.EXPERIMENT, ConfigError, UnknownNameError):
             experiment = preparation.experiment_of(question.experiment)
-        case.seconds = max(policy.answer_seconds, deployment(experiment).answer_seconds)
         check_experiment(experiment, request, policy)
+        case.seconds = max(policy.answer_seconds, deployment(experiment).answer_seconds)
         check_fresh(experiment, request, self._clock())
         registrar = trust.raw(trusted.registrar_key)
         if question.roster and request.phase in _PINNING:
@@ -215,28 +218,41 @@ class Handler:
             answers.keep(store, request, digest, answer)
         return answer
 
-    def _release(self, store: Store, checked: _Round, digest: bytes, charges: Charges, trusted: Trust) -> Answer:
+    def _release(
+        self, store: Store, case: _Case, checked: _Round, charges: Charges, trusted: Trust, policy: Policy
+    ) -> Answer:
         """The one kind of answer that is made from the history."""
         request, question, plan = checked.request, checked.question, checked.plan
         shared.keep_model(store, question.arrays, request.experiment, request.round - 1)
-        shard = rounds.contribution(
-            checked.federation, plan, question.arrays, store, trusted.number, self._home.secret()
-        )
-        if request.phase == "train":
-            answer = Answer(arrays=shard.arrays)
-        else:
-            vector = plan.release.flatten(shard.arrays)
-            client = self._client(checked, trusted)
-            answer = Answer(rounds.secure_step(client, request, question.message, vector))
-        reach("device.contributed")
-        with store.transaction():
-            charges.charge(request, plan)
-            answers.keep(store, request, digest, answer)
-            reach("device.charging")
+        client = None if request.phase == "train" else self._client(checked, trusted)
+        if client is not None:
+            rounds.check_masked(client, request, question.message)
+        charges.charge(request, plan)
         reach("device.charged")
         charges.mark()
         reach("device.marked")
+        shard = self._contribution(store, case, checked, trusted.number, policy.most_interactions)
+        if client is None:
+            answer = Answer(arrays=shard.arrays)
+        else:
+            vector = plan.release.flatten(shard.arrays)
+            answer = Answer(rounds.secure_step(client, request, question.message, vector))
+        reach("device.contributed")
+        answers.keep(store, request, question.digest(), answer)
+        reach("device.kept")
         return answer
+
+    def _contribution(self, store: Store, case: _Case, checked: _Round, number: int, most: int) -> ShardSum:
+        """What the history says under the noise; the noise alone where that fails, which only the owner is told."""
+        federation, secret = checked.federation, self._home.secret()
+        arrays = checked.question.arrays
+        try:
+            user = history.interactions(store, federation.catalogue, number, most)
+            return rounds.contribution(federation, checked.plan, arrays, user, store, secret)
+        except Exception as error:
+            self._log(store, Refusal(Code.FAILED, f"Noise alone was sent, since the step failed: {error!r}."), case)
+            user = history.nobody(federation.catalogue, number)
+            return rounds.contribution(federation, checked.plan, arrays, user, store, secret)
 
     def _client(self, checked: _Round, trusted: Trust) -> Client:
         asked = {who: checked.roster.members[who] for who in checked.request.cohort}

@@ -178,7 +178,7 @@ def counts(store: Store) -> Counts:
     return Counts(sum(kinds.values()), items, {kind: kinds.get(kind, 0) for kind in KINDS})
 
 
-def interactions(store: Store, catalogue: Catalogue, number: int = 0) -> Interactions:
+def interactions(store: Store, catalogue: Catalogue, number: int = 0, most: int | None = None) -> Interactions:
     """The user's positives, oldest first: what a device trains on.
 
     An item is a positive if it was liked, or seen with no rating or one that reaches the threshold; its time is that of
@@ -190,9 +190,11 @@ def interactions(store: Store, catalogue: Catalogue, number: int = 0) -> Interac
         store: the device's.
         catalogue: the public items.
         number: the user's number in the population.
+        most: only so many, the latest; None takes all.
     """
     items, at, code = _events(store, catalogue)
     kept = _positives(items, code, len(catalogue))
+    kept = kept if most is None else kept[-most:]
     times = at[kept]
     return Interactions(
         name="device",
@@ -202,6 +204,12 @@ def interactions(store: Store, catalogue: Catalogue, number: int = 0) -> Interac
         times=None if (times == _NO_TIME).any() else times,
         users=np.array([number], np.int64),
     )
+
+
+def nobody(catalogue: Catalogue, number: int) -> Interactions:
+    """A user without any interaction."""
+    none = np.zeros(0, np.int32)
+    return Interactions("device", np.zeros(2, np.int64), none, catalogue, users=np.array([number], np.int64))
 
 
 def excluded(store: Store) -> set[str]:

@@ -38,6 +38,9 @@ delta = 1e-5
 # How often one round may be tried with this device; every try is charged.
 attempts_per_round = 3
 
+# A round looks at so many of your interactions, the latest; public, and what bounds the time that an answer takes.
+most_interactions = 1000
+
 # An answer made from your history takes a multiple of so many seconds (more if the server plans more), so that the
 # time it takes says little about the history.
 answer_seconds = 1.0
@@ -64,6 +67,7 @@ class Policy(Section):
         epsilon_total: largest epsilon ever.
         delta: at which both are counted.
         attempts_per_round: how often this device answers one round; public.
+        most_interactions: how many of the latest a round looks at; public.
         answer_seconds: the least of which an answer's time is a multiple.
         hook: a command's words; exit status 0 says yes. Empty: nobody is asked.
         hook_seconds: after which a hook has said no.
@@ -79,6 +83,7 @@ class Policy(Section):
     epsilon_total: float = Field(8.0, gt=0)
     delta: float = Field(1e-5, ge=1e-30, lt=1)
     attempts_per_round: int = Field(3, ge=1)
+    most_interactions: int = Field(1000, ge=1, le=1_000_000)
     answer_seconds: float = Field(1.0, ge=0, le=3600)
     hook: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     hook_seconds: float = Field(10.0, gt=0, le=3600)

@@ -21,6 +21,11 @@ _WISH, _DONE = "experiment-", "calibration-"
 _MOST_CHARACTERS = 2**16
 """Of an experiment's text."""
 
+_MOST_WISHES, _MOST_KEPT, _MOST_TRIES = 16, 64, 3
+"""What a server's experiments may leave here: waiting, in all, and how often one is tried that was broken off."""
+
+_OLD = f"SELECT name FROM documents WHERE name LIKE '{_WISH}%' ORDER BY updated DESC, name LIMIT -1 OFFSET ?"  # noqa: S608 - a constant
+
 
 @lru_cache(maxsize=1)
 def experiment_of(text: str) -> Experiment:
@@ -62,7 +67,7 @@ def federation(store: Store, experiment_text: str) -> Federation:
     catalogue = own_catalogue(store, experiment)
     found = _calibration(store, digest)
     if found is None:
-        if store.get(_WISH + digest) is None:
+        if store.get(_WISH + digest) is None and len(wanted(store)) < _MOST_WISHES:
             store.put(_WISH + digest, experiment_text.encode())
         raise Refusal(Code.UNPREPARED, "This device has not prepared the experiment yet; its agent does, in seconds.")
     return make_federation(experiment, catalogue, population, found)
@@ -89,6 +94,8 @@ def prepare(store: Store, experiment_text: str) -> None:
     """
     experiment = experiment_of(experiment_text)
     population, catalogue = _population(experiment), own_catalogue(store, experiment)
+    # Written first: a step that takes all memory ends this process, and is not to be tried for ever.
+    _keep(store, experiment, {"tries": str(_tries(store, experiment.digest()) + 1)})
     try:
         made = calibrate(experiment, catalogue, population)
         planned = make_federation(experiment, catalogue, population, made)
@@ -99,6 +106,14 @@ def prepare(store: Store, experiment_text: str) -> None:
         raise
     _keep(store, experiment, {"whole": repr(made.whole), "rounds": [repr(sigma) for sigma in made.rounds]})
     store.put(_WISH + experiment.digest(), experiment_text.encode())
+    for (name,) in store.query(_OLD, (_MOST_KEPT,)):
+        store.remove(name)
+        store.remove(_DONE + name.removeprefix(_WISH))
+
+
+def _tries(store: Store, digest: str) -> int:
+    raw = store.get(_DONE + digest)
+    return 0 if raw is None else int(json.loads(raw).get("tries", 0))
 
 
 def _population(experiment: Experiment) -> int:
@@ -124,6 +139,10 @@ def _calibration(store: Store, digest: str) -> Calibration | None:
         return None
     if "failed" in found:
         raise Refusal(Code.UNPREPARED, f"This device cannot run the experiment: {found['failed']}")
+    if "tries" in found:
+        if int(found["tries"]) < _MOST_TRIES:
+            return None
+        raise Refusal(Code.UNPREPARED, f"Preparing this was broken off {found['tries']} times; it is given up.")
     try:
         return Calibration(float(found["whole"]), tuple(float(sigma) for sigma in found["rounds"]))
     except (KeyError, TypeError, ValueError) as error:

@@ -35,6 +35,7 @@ class Code(StrEnum):
     UNIT = "unit"
     POLICY_COHORT = "policy-cohort"
     COHORT = "cohort"
+    WORK = "work"
     ROSTER = "roster"
     ROSTER_OLD = "roster-old"
     NOT_ON_ROSTER = "not-on-roster"

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from fedrec.agreements.request import Request
 from fedrec.agreements.roster import SignedRoster
-from fedrec.device import history, tables
+from fedrec.data.interactions import Interactions
+from fedrec.device import tables
 from fedrec.device.refusals import Code, refusing
 from fedrec.device.store import Store
 from fedrec.errors import Refusal
@@ -39,7 +40,7 @@ def own_plan(plan: Plan, secret: bytes, experiment: str) -> Plan:
 
 
 def contribution(
-    federation: Federation, plan: Plan, shared: Shared, store: Store, number: int, secret: bytes
+    federation: Federation, plan: Plan, shared: Shared, user: Interactions, store: Store, secret: bytes
 ) -> ShardSum:
     """What this device has to say: trained on its own history, clipped, rounded and noised.
 
@@ -47,13 +48,12 @@ def contribution(
         federation: as this device prepared it.
         plan: the attempt.
         shared: the checked shared model.
-        store: with the history.
-        number: the device's own.
+        user: the device's own history, or an empty one: then it is the noise alone.
+        store: with what its agent prepared.
         secret: its private randomness.
     """
     own = own_plan(plan, secret, federation.experiment.digest())
-    user = history.interactions(store, federation.catalogue, number)
-    return client_round(federation.model, shared, user, own, number, partial(tables.noise, store))
+    return client_round(federation.model, shared, user, own, int(user.users[0]), partial(tables.noise, store))
 
 
 def check_seats(request: Request, roster: SignedRoster, number: int, member: Member) -> None:
@@ -70,17 +70,25 @@ def check_seats(request: Request, roster: SignedRoster, number: int, member: Mem
         raise Refusal(Code.COHORT, f"The request asks device {strangers[0]}, which is not on the roster.")
 
 
+def check_masked(client: Client, request: Request, message: bytes) -> None:
+    """Refuse a message that asks for a vector and is none of this attempt, before there is one.
+
+    Raises:
+        Refusal: as `secure_step`.
+    """
+    with refusing(Code.STEP, ProtocolError):
+        _check_attempt(request, message)
+        client.check_masked(message)
+
+
 def secure_step(client: Client, request: Request, message: bytes, vector: npt.NDArray[Any] | None = None) -> bytes:
     """One step of secure aggregation, of the very attempt that the request is signed for.
 
     Raises:
         Refusal: if the message is of another attempt, or breaks the protocol.
     """
-    run, phase = bytes.fromhex(request.experiment), Phase[request.phase.upper()]
     with refusing(Code.STEP, ProtocolError):
-        attempt, _ = unframe(message, run, phase, reply=False)
-        if attempt != (request.round, request.attempt):
-            raise ProtocolError(f"The message is of {attempt}, and the request of another.")
+        phase = _check_attempt(request, message)
         if vector is not None:
             return client.masked(message, vector)
         steps = {
@@ -90,6 +98,14 @@ def secure_step(client: Client, request: Request, message: bytes, vector: npt.ND
             Phase.UNMASK: client.unmask,
         }
         return steps[phase](message)
+
+
+def _check_attempt(request: Request, message: bytes) -> Phase:
+    phase = Phase[request.phase.upper()]
+    attempt, _ = unframe(message, bytes.fromhex(request.experiment), phase, reply=False)
+    if attempt != (request.round, request.attempt):
+        raise ProtocolError(f"The message is of {attempt}, and the request of another.")
+    return phase
 
 
 def begin(store: Store, request: Request) -> None:

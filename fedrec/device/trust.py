@@ -42,6 +42,7 @@ class Server(Section):
         ca: the certificate of the one authority that counts for its TLS certificate, PEM.
         request_key: signs requests and publications.
         registrar_key: signs rosters.
+        ledger_key: signs checkpoints of the server's ledger.
         app_key: signs the Flower app.
         app_key_id: what Flower calls that key, ``fpk_…``.
     """
@@ -50,6 +51,7 @@ class Server(Section):
     ca: str
     request_key: Key
     registrar_key: Key
+    ledger_key: Key
     app_key: Key
     app_key_id: str = Field(pattern=r"^fpk_[A-Za-z0-9-]+$")
 

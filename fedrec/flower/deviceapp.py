@@ -28,7 +28,7 @@ PREPARATION_SHARE: Final = 0.5
 """The part of a phase's public deadline for which an advert waits until the experiment is prepared."""
 
 _KINDS: Final = {"train" if phase == "train" else f"train.{phase}": phase for phase in PHASES}
-_MAX_ARRAYS, _MAX_ARRAY_BYTES, _MAX_TEXT_BYTES = 64, 1 << 29, 1 << 24
+_MAX_ARRAYS, _MAX_ARRAY_BYTES, _MAX_TEXT_BYTES = 64, 1 << 29, 1 << 28
 
 _log = getLogger("fedrec")
 

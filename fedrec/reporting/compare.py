@@ -182,6 +182,8 @@ def page(rows: Sequence[Row]) -> str:
 def _plot(name: str, rows: Sequence[Row], width: int) -> Markup:
     best = max(rows, key=lambda row: row.figure("hr") or 0.0)
     description = f"The best run is {best.run} ({best.summary.model}) with {figures.rate(best.figure('hr'))}."
+    if best.figure("hr") is None:
+        description = "No run has test figures."
     label = f"HR@{rows[0].k}, test, whole catalogue"
     return tradeoff.plot(f"Utility against epsilon on {name}", description, label, _curves(rows), width)
 

@@ -144,11 +144,17 @@ def _page(
     }
 
 
+def _on_devices(summary: Summary) -> bool:
+    return summary.dataset.interactions is None
+
+
 def _facts(summary: Summary) -> str:
     data = summary.dataset
     counts = f"{figures.number(data.users)} users, {figures.number(data.items)} items"
+    if data.interactions is not None:
+        counts += f", {figures.number(data.interactions)} interactions"
     parts = [
-        f"{summary.model} on {data.name} ({counts}, {figures.number(data.interactions)} interactions)",
+        f"{summary.model} on {data.name} ({counts})",
         f"{summary.rounds} round{'' if summary.rounds == 1 else 's'} on the {summary.engine} engine",
         f"seed {summary.seed}",
     ]
@@ -160,7 +166,9 @@ def _tiles(summary: Summary, rows: Sequence[tables.Contender], k: int) -> list[M
     own = tables.value(rows[0].test, f"hr@{k}")
     half = figures.interval(own, rows[0].test.users if rows[0].test else 0)
     note = "whole catalogue, test" + ("" if half is None else f", ± {half:.3f}")
-    tiles: list[Mapping[str, str]] = [{"name": f"Hit rate at {k}", "value": figures.rate(own), "note": note}]
+    tiles: list[Mapping[str, str]] = []
+    if not _on_devices(summary):
+        tiles.append({"name": f"Hit rate at {k}", "value": figures.rate(own), "note": note})
     privacy = summary.privacy
     promise = (
         f"per {privacy.unit}, at delta {figures.short(privacy.delta)}" if summary.private else "no noise was added"
@@ -186,12 +194,14 @@ def _tiles(summary: Summary, rows: Sequence[tables.Contender], k: int) -> list[M
 def _missing(summary: Summary) -> str:
     wanted = {"popularity": "popularity at the same epsilon", "non_private": "the same model without privacy"}
     absent = [text for name, text in wanted.items() if name not in summary.baselines and summary.private]
-    if not absent:
+    if not absent or _on_devices(summary):
         return ""
     return f"Not run: {' and '.join(absent)} (evaluation.baselines). Without them the figures above say little."
 
 
 def _sampling(summary: Summary, k: int) -> str:
+    if _on_devices(summary):
+        return "Nothing is measured: the interactions are on the devices, and no figure of them leaves one."
     users = summary.metrics.test.users if summary.metrics.test else 0
     return (
         f"± is the sampling error over the {figures.number(users)} measured users, "

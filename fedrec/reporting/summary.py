@@ -24,12 +24,12 @@ class Part(BaseModel):
 
 
 class Dataset(Part):
-    """The data after its filters."""
+    """The data after its filters; ``interactions`` is None where they are on devices and nobody can count them."""
 
     name: str
     users: int
     items: int
-    interactions: int
+    interactions: int | None
 
 
 class Integers(Part):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,17 @@ from fedrec.secagg.messages import NO_ATTEMPT, Attempt, Phase, ProtocolError, Re
 from fedrec.secagg.records import OwnAdvert, Progress, Records
 from fedrec.secagg.session import Roster, Session, Terms
 from fedrec.secagg.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class _Dealt:
+    """What a participant holds when phase 2 is checked: its position and neighbours, who shared, whose shares open."""
+
+    mine: int
+    near: list[int]
+    sharers: Bools
+    opened: Bools
+    held: bytes
 
 
 class Client:
@@ -104,6 +115,11 @@ class Client:
             self._records.erase_advert()
             return self._frame(attempt, Phase.SHARES, reply)
 
+    def check_masked(self, message: bytes) -> None:
+        """Refuse what `masked` would refuse; nothing changes, so that no vector is made for a message that is none."""
+        with self._store.lock():
+            self._dealt(message)
+
     def masked(self, message: bytes, vector: npt.NDArray[Any]) -> bytes:
         """Phase 2: the neighbours' sealed shares in, the masked vector out.
 
@@ -116,33 +132,14 @@ class Client:
                 f"Only a flat uint32 or uint64 vector can be masked, not {vector.dtype} {vector.shape}."
             )
         with self._store.lock():
-            attempt, body = self._open(message, Phase.MASKED)
-            past = self._records.progress(attempt, Phase.SHARES)
-            now, mine, near = self._resume(attempt, past)
-            sharers = body.bitmap(now.n)
-            if not sharers[mine] or not now.enough(sharers):
-                raise ProtocolError("Those who shared their secrets do not include this device, or are too few users.")
-            present = [i for i, v in enumerate(near) if sharers[v]]
-            boxes = dict(zip(present, body.fields(len(present), pairs.SEALED_BYTES), strict=True))
-            body.end()
-            keys, held, opened = _split(past.keys), bytearray(len(near) * pairs.HELD_BYTES), np.zeros(len(near), bool)
-            for i, box in boxes.items():
-                plain = pairs.unseal(keys[i], now.context, near[i], mine, box)
-                if plain is not None:  # one that does not open harms its sender alone: its secrets stay closed
-                    held[i * pairs.HELD_BYTES : (i + 1) * pairs.HELD_BYTES] = plain
-                    opened[i] = True
-            if opened.sum() < now.parameters.t:
-                raise ProtocolError(
-                    f"Only {opened.sum()} neighbours' sealed shares can be opened, and {now.parameters.t} are needed; "
-                    "the neighbours are not there, or were shown another cohort."
-                )
+            attempt, past, dealt = self._dealt(message)
             masked = vector.astype(vector.dtype.newbyteorder("<"), order="C", copy=True)
-            seeds = {near[i]: seed for i, seed in enumerate(_split(past.seeds)) if i in boxes}
-            above = [seed for v, seed in seeds.items() if v > mine]
-            crypto.add_masks(masked, [past.own, *above], [seed for v, seed in seeds.items() if v < mine])
+            seeds = [(v, seed) for v, seed in zip(dealt.near, _split(past.seeds), strict=True) if dealt.sharers[v]]
+            above, below = ([seed for v, seed in seeds if (v > dealt.mine) is up] for up in (True, False))
+            crypto.add_masks(masked, [past.own, *above], below)
             past = replace(past, phase=bytes([Phase.MASKED]), own=b"", seeds=b"", keys=b"")
-            bits = messages.bitmap(sharers), messages.bitmap(opened)
-            self._records.put_progress(replace(past, held=bytes(held), sharers=bits[0], opened=bits[1]))
+            bits = messages.bitmap(dealt.sharers), messages.bitmap(dealt.opened)
+            self._records.put_progress(replace(past, held=dealt.held, sharers=bits[0], opened=bits[1]))
             reach("secagg.progress-stored")
             return self._frame(attempt, Phase.MASKED, masked.data.cast("B"))
 
@@ -203,6 +200,30 @@ class Client:
         with self._store.lock():
             self._records.erase_progress()
             self._records.erase_advert()
+
+    def _dealt(self, message: bytes) -> tuple[Attempt, Progress, _Dealt]:
+        """What phase 2 brings: the sealed shares of those who shared their secrets, opened."""
+        attempt, body = self._open(message, Phase.MASKED)
+        past = self._records.progress(attempt, Phase.SHARES)
+        now, mine, near = self._resume(attempt, past)
+        sharers = body.bitmap(now.n)
+        if not sharers[mine] or not now.enough(sharers):
+            raise ProtocolError("Those who shared their secrets do not include this device, or are too few users.")
+        present = [i for i, v in enumerate(near) if sharers[v]]
+        boxes = dict(zip(present, body.fields(len(present), pairs.SEALED_BYTES), strict=True))
+        body.end()
+        keys, held, opened = _split(past.keys), bytearray(len(near) * pairs.HELD_BYTES), np.zeros(len(near), bool)
+        for i, box in boxes.items():
+            plain = pairs.unseal(keys[i], now.context, near[i], mine, box)
+            if plain is not None:  # one that does not open harms its sender alone: its secrets stay closed
+                held[i * pairs.HELD_BYTES : (i + 1) * pairs.HELD_BYTES] = plain
+                opened[i] = True
+        if opened.sum() < now.parameters.t:
+            raise ProtocolError(
+                f"Only {opened.sum()} neighbours' sealed shares can be opened, and {now.parameters.t} are needed; "
+                "the neighbours are not there, or were shown another cohort."
+            )
+        return attempt, past, _Dealt(mine, near, sharers, opened, bytes(held))
 
     def _open(self, message: bytes, phase: Phase) -> tuple[Attempt, Reader]:
         return messages.unframe(message, self._terms.run, phase, reply=False)

@@ -94,6 +94,7 @@ class Devices:
                 ca="none",
                 request_key=trust.text(self._key.public_key().public_bytes_raw()),
                 registrar_key=trust.text(registrar.public_key().public_bytes_raw()),
+                ledger_key=trust.text(bytes(32)),
                 app_key=trust.text(Ed25519PrivateKey.generate().public_key().public_bytes_raw()),
                 app_key_id="fpk_1",
                 number=number,

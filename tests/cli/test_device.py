@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedrec.data.interactions import Catalogue
-from fedrec.device import catalogue
+from fedrec.device import budget, catalogue
 from fedrec.device.home import DeviceHome
 from tests.device.fleet import NOW, Fleet
 
@@ -103,6 +103,7 @@ def test_a_new_device_s_status(fedrec: Fedrec, made: DeviceHome) -> None:
         "enrolled": None,
         "catalogue": None,
         "charges": None,
+        "ledger_faults": [],
         "refusals": [],
     }
     assert fedrec("device", "status").out.splitlines() == [
@@ -112,6 +113,14 @@ def test_a_new_device_s_status(fedrec: Fedrec, made: DeviceHome) -> None:
         "catalogue   none yet",
         "privacy     nothing spent",
     ]
+
+
+def test_the_status_tells_what_the_server_s_ledger_says_otherwise(fedrec: Fedrec, made: DeviceHome) -> None:
+    with made.open_store() as store:
+        store.put("ledger", b"{}\n")
+        (fault,) = budget.watch(made, store)
+    assert status(fedrec)["ledger_faults"] == [fault]
+    assert f"LEDGER      {fault}" in fedrec("device", "status").out.splitlines()
 
 
 def test_the_status_tells_refusals_newest_first(fedrec: Fedrec, made: DeviceHome) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,8 @@ import pytest
 from fedrec.agreements.access import access_headers
 from fedrec.agreements.enrolment import node_key_pem
 from fedrec.deployment import serving
-from fedrec.deployment.gateway import FLEET, MAX_FLEET, Upstream
+from fedrec.deployment.certificates import new_ca, new_server, today
+from fedrec.deployment.gateway import FLEET, MAX_FLEET, Gateway, Upstream
 from fedrec.device.home import DeviceHome
 from tests.deployment.world import World, world
 
@@ -208,7 +211,7 @@ def test_a_head_that_does_not_come_in_time_closes_the_connection(here: World, mo
 
 
 def test_a_head_without_end_is_refused(here: World) -> None:
-    answer = here.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000)
+    answer = here.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000)
     assert b" 400 " in answer[:20]
 
 
@@ -272,8 +275,91 @@ def test_an_enrolment_without_end_or_form_is_refused(client: httpx.Client) -> No
 
 
 def _another_authority(here: World) -> Path:
-    from fedrec.deployment.certificates import new_ca, today
-
     path = here.home.root / "another-ca.pem"
     path.write_bytes(new_ca("another", today()).certificate)
     return path
+
+
+# Running on and ending
+
+
+def shown_certificate(here: World, port: int) -> bytes:
+    """The certificate that a new connection is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        here.trust().wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        return secure.getpeercert(binary_form=True) or b""
+
+
+def test_a_renewed_certificate_is_taken_up_without_a_restart(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "CERTIFICATE_TICKS", 1)
+    before = shown_certificate(here, here.port)
+    assert shown_certificate(here, here.port) == before
+    here.home.renew()
+    expected = ssl.PEM_cert_to_DER_cert(here.home.certificate.read_text().split("-----BEGIN PRIVATE")[0])
+    assert expected != before
+    deadline = time.monotonic() + 5
+    while shown_certificate(here, here.port) != expected:
+        assert time.monotonic() < deadline, "the old certificate is still shown"
+        time.sleep(0.05)
+
+
+def test_a_certificate_that_cannot_be_used_leaves_the_old_one_in_force(
+    here: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "CERTIFICATE_TICKS", 1)
+    before, good = shown_certificate(here, here.port), here.home.certificate.read_bytes()
+    other = new_server(new_ca("another", today()), ["localhost"], today())
+    for bad in (b"nonsense", good.split(b"-----BEGIN PRIVATE")[0] + other.key):
+        caplog.clear()
+        here.home.certificate.write_bytes(bad)
+        deadline = time.monotonic() + 5
+        while "cannot be used" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert shown_certificate(here, here.port) == before
+    here.home.certificate.write_bytes(good)
+
+
+def test_a_call_under_way_when_the_server_ends_is_refused_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "ENDING_SECONDS", 0)
+    answers: list[int] = []
+    with world(tmp_path / "world") as there:
+        there.echo.pause = 2.0
+        device = there.enrolled(tmp_path / "device")
+
+        def call() -> None:
+            where = f"https://localhost:{there.port}/v1/fleet/get-run"
+            answers.append(httpx.post(where, verify=there.trust(), headers=node_headers(device)).status_code)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        while not there.echo.seen:
+            time.sleep(0.01)
+    caller.join()
+    assert answers == [503]
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+def test_the_line_to_the_superlink_is_closed_before_the_gateway_says_that_it_has_ended(here: World) -> None:
+    """After that word the loop ends, and whatever still runs in it is cancelled, which uvicorn would log."""
+    gateway = Gateway(here.registry, bytes(32), lambda *_: None, here.register, lambda: here.upstream)
+    closed: list[bool] = []
+
+    async def live() -> None:
+        client = await gateway._client_of(here.upstream)
+        messages = iter(("lifespan.startup", "lifespan.shutdown"))
+
+        async def receive() -> dict[str, str]:
+            return {"type": next(messages)}
+
+        async def send(_: object) -> None:
+            closed.append(client.is_closed)
+
+        await gateway({"type": "lifespan"}, receive, send)
+
+    asyncio.run(live())
+    assert closed == [False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -78,15 +79,17 @@ def running(server: uvicorn.Server) -> Iterator[None]:
 
 @dataclass
 class Echo:
-    """Stands where the SuperLink stands: answers what it was sent, and remembers it."""
+    """Stands where the SuperLink stands: answers what it was sent, after a pause in seconds, and remembers it."""
 
     seen: list[dict[str, object]] = field(default_factory=list)
+    pause: float = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         body = await request.body()
         call = {"method": request.method, "path": request.url.path, "headers": dict(request.headers), "size": len(body)}
         self.seen.append(call)
+        await asyncio.sleep(self.pause)
         response: Response = JSONResponse(call)
         response.headers.update({"flwr-said": "yes", "set-cookie": "no=1", "x-internal": "secret"})
         await response(scope, receive, send)

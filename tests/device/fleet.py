@@ -121,6 +121,7 @@ class Fleet:
             ca="none",
             request_key=trust.text(request.public_bytes_raw()),
             registrar_key=trust.text(registrar.public_bytes_raw()),
+            ledger_key=trust.text(bytes(32)),
             app_key=trust.text(bytes(32)),
             app_key_id="fpk_0",
             number=number,

@@ -48,6 +48,7 @@ def device(tmp_path: Path) -> DeviceHome:
         request_key=key,
         registrar_key=key,
         app_key=key,
+        ledger_key=key,
         app_key_id="fpk_1",
         number=3,
         node_id="1",

@@ -20,13 +20,15 @@ from fedrec.deployment import serving
 from fedrec.deployment.certificates import new_ca, new_server, today
 from fedrec.deployment.gateway import Gateway as Door
 from fedrec.deployment.published import Document
+from fedrec.device.budget import known_faults
 from fedrec.device.connection import Gateway
-from fedrec.device.gateway import enrol, read_proofs, sync
+from fedrec.device.gateway import enrol, sync
 from fedrec.device.home import DeviceHome
 from fedrec.device.shared import kept_round
-from fedrec.errors import AgreementError, DeviceError, FedrecError
+from fedrec.errors import AgreementError, DeviceError, FedrecError, ServerError
 from fedrec.privacy.keys import pseudonym
-from fedrec.privacy.participants import cohort_root, is_member
+from fedrec.privacy.participants import Seat, cohort_root, is_member
+from fedrec.privacy.proofs import canonical_json, sign_checkpoint
 from tests.deployment.world import World, new_device, running, world
 
 
@@ -152,7 +154,14 @@ def test_ledger_checkpoint_and_seats_are_kept_as_they_come(here: World, device: 
     sync(device)
     with device.open_store() as store:
         assert (store.get("ledger"), store.get("ledger-checkpoint")) == (b"{}\n", b"{}")
-        proofs = read_proofs(store.get("proofs") or b"")
+        shown = json.loads(store.get("proofs") or b"")["attempts"]
+    proofs = {
+        (one["round"], one["attempt"]): [
+            Seat(seat["pseudonym"], seat["index"], tuple(bytes.fromhex(step) for step in seat["proof"]))
+            for seat in one["seats"]
+        ]
+        for one in shown
+    }
     run = here.home.experiment().digest()
     names = {one.number: pseudonym(one.alias, run) for one in here.registry.devices()}
     for (round_, attempt), cohort in {(1, 0): (1, 2, 3), (2, 0): (2, 3), (3, 0): (1, 3)}.items():
@@ -278,9 +287,70 @@ def test_a_document_without_end_is_not_read(here: World, device: DeviceHome, mon
     assert here.up
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"attempts":[{"round":1}]}', json.dumps({"attempts": 3}).encode()]
-)
-def test_proofs_of_another_form_are_told(content: bytes) -> None:
-    with pytest.raises(AgreementError, match="another form"):
-        read_proofs(content)
+# The ledger
+
+
+def put_ledger(here: World, key: Ed25519PrivateKey) -> None:
+    """An opened ledger, with its checkpoint."""
+    run = here.home.experiment().digest()
+    opening = {"type": "open", "version": 2, "prev": "0" * 64, "run": run, "unit": "user", "delta": "1e-05"}
+    line = canonical_json(opening)
+    here.home.run.mkdir(exist_ok=True)
+    (here.home.run / "ledger.jsonl").write_bytes(line + b"\n")
+    (here.home.run / "ledger.checkpoint").write_text(sign_checkpoint([line], run, key))
+
+
+def test_a_ledger_by_the_key_of_the_invitation_holds(here: World, device: DeviceHome) -> None:
+    put_ledger(here, here.home.key("ledger"))
+    assert sync(device).faults == ()
+    with device.open_store() as store:
+        assert known_faults(store) == ()
+
+
+def test_another_key_s_ledger_is_a_fault_that_is_kept_until_all_holds(here: World, device: DeviceHome) -> None:
+    put_ledger(here, STRANGE)
+    (fault,) = sync(device).faults
+    assert "signed by another key" in fault
+    with device.open_store() as store:
+        assert known_faults(store) == (fault,)
+    put_ledger(here, here.home.key("ledger"))
+    assert sync(device).faults == ()
+    with device.open_store() as store:
+        assert known_faults(store) == ()
+
+
+@pytest.mark.usefixtures("here")
+def test_charges_that_were_edited_are_a_fault(device: DeviceHome) -> None:
+    with device.open_store() as store, store.transaction() as connection:
+        connection.execute("INSERT INTO charges VALUES ('e', 1, 0, 1, '1970-01-01', 'r', '{}', '{}', 5, x'00')")
+    assert "edited" in sync(device).faults[0]
+
+
+def test_when_the_ledger_was_asked_for_is_kept_at_every_sync(here: World, device: DeviceHome) -> None:
+    put_ledger(here, here.home.key("ledger"))
+    for ahead in (0, 60):
+        now = time.time() + ahead
+        sync(device, lambda now=now: now)  # type: ignore[misc] # the default is the value of this turn
+        with device.open_store() as store:
+            assert store.get("ledger-fetched") == str(int(now)).encode()
+
+
+def test_a_sync_that_ends_between_checkpoint_and_ledger_keeps_neither(here: World, device: DeviceHome) -> None:
+    put_ledger(here, here.home.key("ledger"))
+    trust = device.trust()
+    assert trust is not None
+    fails = {"ledger": True}
+
+    def broken(_: World, name: str, content: bytes) -> bytes:
+        if name == "ledger" and fails["ledger"]:
+            raise ServerError("The disk is gone.")
+        return content
+
+    for port in lying(here, broken):
+        trust.model_copy(update={"server": f"localhost:{port}"}).save(device.trust_path)
+        with pytest.raises(DeviceError, match="'ledger'"):
+            sync(device)
+        with device.open_store() as store:
+            assert (store.get("ledger"), store.get("ledger-checkpoint")) == (None, None)
+        fails["ledger"] = False
+        assert {"ledger", "ledger-checkpoint"} <= set(sync(device).changed)

@@ -179,13 +179,26 @@ def test_under_local_trust_the_vector_carries_all_of_the_noise(tmp_path: Path) -
     assert len(fleet.charges(1)) == 1
 
 
-def test_an_unexpected_error_is_one_refusal_whose_words_stay_here(fleet: Fleet) -> None:
+def test_what_the_history_makes_fail_is_answered_by_noise_alone_and_charged(fleet: Fleet) -> None:
     server = fleet.until(Phase.MASKED)
     with fleet.homes[1].open_store() as store, store.transaction() as connection:
         connection.execute("DROP TABLE interactions")
-    assert refused(fleet.handler(1), fleet.question(fleet.request("masked"), server.routes[1])) == "failed"
+    answer = fleet.handler(1).answer(fleet.question(fleet.request("masked"), server.routes[1]))
+    server.receive(1, answer.message)
     assert fleet.codes(1)[-1] == "failed"
-    assert fleet.charges(1) == []
+    assert len(fleet.charges(1)) == 1
+
+
+def test_training_that_could_take_longer_than_an_answer_is_refused(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, ['model.name="mf"', 'model.start="random"', "training.epochs=200"])
+    assert refused(fleet.handler(1), fleet.question(fleet.request("advert"), b"")) == "work"
+
+
+def test_a_round_looks_at_the_latest_interactions_alone(fleet: Fleet) -> None:
+    with fleet.homes[1].open_store() as store:
+        whole = history.interactions(store, fleet.federation.catalogue)
+        part = history.interactions(store, fleet.federation.catalogue, most=3)
+    assert part.items.tolist() == whole.items[-3:].tolist()
 
 
 def test_a_damaged_store_is_one_refusal(fleet: Fleet) -> None:

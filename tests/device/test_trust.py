@@ -15,6 +15,7 @@ INVITATION = Invitation(
     ca="-----BEGIN CERTIFICATE-----\n…",
     request_key=text(bytes(32)),
     registrar_key=text(bytes([1]) * 32),
+    ledger_key=text(bytes([3]) * 32),
     app_key=text(bytes([2]) * 32),
     app_key_id="fpk_00ff",
     token="t0ken",  # noqa: S106 - no secret

@@ -60,10 +60,10 @@ KILLS = (
     Kill("store.before-commit", "recruit 1", attempts=2, vectors=False),
     Kill("store.after-commit", "recruit 1", attempts=2, vectors=False),
     Kill("device.checked", "recruit 1", attempts=2, vectors=False),
-    Kill("device.contributed", "recruit 1", attempts=2, vectors=False),
-    Kill("device.charging", "recruit 1", attempts=2, vectors=False),
     Kill("device.charged", "recruit 1", attempts=2, vectors=False),
     Kill("device.marked", "recruit 1", attempts=2, vectors=False),
+    Kill("device.contributed", "recruit 1", attempts=2, vectors=False),
+    Kill("device.kept", "recruit 1", attempts=2, vectors=False),
     # The server with a sum: it is never opened a second time under the same charge
     Kill("run.collected", "", attempts=2, vectors=True),
     Kill("run.aggregated", "", attempts=2, vectors=True),

@@ -85,8 +85,10 @@ class World:
         return _lines(self.server.run / "ledger.jsonl")[1:]
 
     def charged(self) -> dict[Place, dict[str, Any]]:
-        """What every attempt costs that the server's ledger holds."""
-        return {_place(line): line["events"] for line in self.ledger() if line["type"] == "reserve"}
+        """What every attempt costs that the server's ledger holds and has not released."""
+        released = {_place(line) for line in self.ledger() if line["type"] == "release"}
+        reserved = {_place(line): line["events"] for line in self.ledger() if line["type"] == "reserve"}
+        return {place: events for place, events in reserved.items() if place not in released}
 
     def charges(self, number: int) -> dict[Place, dict[str, Any]]:
         """What every attempt costs that a device has charged."""
@@ -112,7 +114,8 @@ class World:
             without: devices whose stores cannot tell.
         """
         charged, bytes_of = self.charged(), defaultdict(set)
-        assert len(charged) == sum(line["type"] == "reserve" for line in self.ledger()), "an attempt is charged once"
+        reserved = [_place(line) for line in self.ledger() if line["type"] == "reserve"]
+        assert len(set(reserved)) == len(reserved), "an attempt is charged once"
         own = {number: self.charges(number) for number in NUMBERS if number not in without}
         for reply in self.replies():
             number, place = reply["device"], _place(reply)
@@ -120,7 +123,7 @@ class World:
             if reply["phase"] == "masked" and number in own:
                 assert own[number][place] == charged[place], "what left is charged by the device and by the server"
             elif reply["phase"] != "advert":
-                assert place in charged
+                assert place in reserved
         assert all(len(different) == 1 for different in bytes_of.values())
         for number, charges in own.items():
             assert self.items(number)[: len(seen(number))] == seen(number)

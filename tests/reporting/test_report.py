@@ -115,6 +115,18 @@ def test_a_sparse_summary_still_gives_a_page(summary: Make, round_line: Make) ->
     assert "Not run: popularity at the same epsilon and the same model without privacy" in html
 
 
+def test_a_run_on_devices_says_that_nothing_is_measured(summary: Make, round_line: Make) -> None:
+    content = summary()
+    content["dataset"] = {"name": "devices", "users": 5, "items": 40, "interactions": None}
+    content["metrics"] = {"validation": {"full": {}}, "test": {"full": {}}}
+    content["baselines"] = {}
+    html = _page(content, [round_line(1)])
+    assert "(5 users, 40 items)" in html
+    assert "Nothing is measured: the interactions are on the devices" in html
+    assert "Hit rate at" not in html
+    assert "Not run:" not in html
+
+
 def test_other_numbers_of_negatives_keep_their_name(summary: Make) -> None:
     content = summary()
     content["metrics"]["test"]["sampled50"] = content["metrics"]["test"].pop("sampled99")

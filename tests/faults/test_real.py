@@ -1,0 +1,196 @@
+"""``kill -9`` and wrong keys against one deployment of real processes: after each, the next round completes."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedrec.audit.verify import verify
+from fedrec.device.home import DeviceHome
+from tests.faults.real import Struck
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Struck]:
+    """One deployment for all the tests below, which follow each other."""
+    with Struck(tmp_path_factory.mktemp("struck")) as deployment:
+        deployment.prepare()
+        yield deployment
+
+
+@pytest.fixture
+def real(shared: Struck) -> Iterator[Struck]:
+    """The books agree after each test."""
+    yield shared
+    shared.check()
+
+
+# A device
+
+
+def test_a_clientapp_that_dies_before_its_vector_leaves_costs_its_own_part_alone(real: Struck) -> None:
+    device = real.devices[0]
+    for point in ("device.charged", "device.kept"):
+        real.stop(device)
+        before = len(real.charges(device))
+        real.start_doomed(device, point)
+        real.phase("shares")
+        found = real.phase_of_all("masked")
+        assert found["answered"] == 3
+        assert len(real.charges(device)) > before, "it is charged before it is made"
+        real.more_rounds(1)
+    real.stop(device)
+    real.start(device)
+
+
+def test_a_clientapp_that_is_killed_while_it_trains_is_followed_by_another(real: Struck) -> None:
+    real.kill_of(real.devices[1], "flwr-clientapp")
+    real.more_rounds(1)
+
+
+def test_a_device_that_loses_power_after_its_vector_stays_in_the_sum(real: Struck) -> None:
+    device = real.devices[2]
+    found = real.phase_of_all("masked", answered=4)
+    assert real.kill(device) >= 3
+    place = found["round"], found["attempt"]
+    assert place in real.charges(device)
+    real.wait("the round was done", 120, lambda: any(line["round"] == place[0] for line in real.log("round")))
+    line = next(line for line in real.log("round") if line["round"] == place[0])
+    assert (line["attempt"], line["survivors"]) == (place[1], 4)
+    real.start(device)
+    real.more_rounds(1)
+    real.comes_online(device)
+
+
+def test_an_agent_that_is_killed_takes_its_supernode_along_and_starts_anew(real: Struck) -> None:
+    device = real.devices[3]
+    real.kill_agent(device)
+    real.start(device)
+    real.more_rounds(1)
+    real.comes_online(device)
+
+
+def test_a_supernode_that_is_killed_is_started_again(real: Struck) -> None:
+    device = real.devices[0]
+    real.kill_of(device, "flower-supernode")
+    real.wait("the agent noticed", 30, lambda: "the SuperNode has ended (code -9)" in real.said(device))
+    real.more_rounds(1)
+    real.comes_online(device)
+    real.everybody()
+
+
+# The server
+
+
+def reserved(real: Struck) -> list[tuple[int, int]]:
+    return [(line["round"], line["attempt"]) for line in real.ledger() if line["type"] == "reserve"]
+
+
+def test_a_training_that_is_killed_in_a_round_tries_it_anew(real: Struck) -> None:
+    real.phase("shares")
+    trainer, open_ = real.status()["trainer"], reserved(real)[-1]
+    os.kill(trainer, signal.SIGKILL)
+    real.more_rounds(1, 240)
+    lines = [line for line in real.ledger() if (line["round"], line["attempt"]) == open_]
+    assert [line["type"] for line in lines] == ["reserve", "abort"]
+    assert (open_[0], open_[1] + 1) in reserved(real)
+    assert real.status()["trainer"] != trainer
+
+
+def test_a_superlink_that_is_killed_is_started_again(real: Struck) -> None:
+    before = real.status()["superlink"]
+    os.kill(before, signal.SIGKILL)
+    real.more_rounds(1, 300)
+    assert real.status()["superlink"] not in (None, before)
+
+
+def test_a_gateway_that_is_stopped_and_started_finds_its_devices_again(real: Struck) -> None:
+    real.down()
+    assert real.status()["state"] == "down"
+    real.up()
+    real.more_rounds(1, 300)
+
+
+def test_a_whole_server_that_is_killed_goes_on_where_it_was(real: Struck) -> None:
+    real.phase("shares")
+    status, open_ = real.status(), reserved(real)[-1]
+    real.kill_server()
+    real.until(lambda: not alive(status["superlink"]), 60, "the SuperLink has ended with the server")
+    real.up()
+    real.more_rounds(1, 300)
+    ends = [line["type"] for line in real.ledger() if (line["round"], line["attempt"]) == open_]
+    assert ends in (["reserve", "abort"], ["reserve", "commit"])
+    assert len(set(reserved(real))) == len(reserved(real))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# Keys and apps
+
+
+def test_a_device_takes_no_app_that_its_servers_key_has_not_signed(real: Struck) -> None:
+    device = real.devices[3]
+    real.stop(device)
+    home = DeviceHome.open(device.home)
+    trust, before = home.trust(), real.charges(device)
+    assert trust is not None
+    other = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
+    trust.model_copy(update={"app_key": other}).save(home.trust_path)
+    real.start(device)
+    real.comes_online(device)
+    found = real.phase("advert")
+    while found["asked"] == found["answered"]:
+        found = real.phase("advert")
+    real.more_rounds(1)
+    assert real.charges(device) == before
+    real.stop(device)
+    trust.save(home.trust_path)
+
+
+def test_a_device_with_an_unregistered_key_does_not_get_in(real: Struck) -> None:
+    device = real.devices[3]
+    home = DeviceHome.open(device.home)
+    before, kept = real.charges(device), (home.node_key.read_bytes(), home.node_public_key.read_bytes())
+    stranger = DeviceHome.create(device.home.parent / "stranger")
+    home.node_key.write_bytes(stranger.node_key.read_bytes())
+    home.node_public_key.write_bytes(stranger.node_public_key.read_bytes())
+    real.start(device)
+    real.wait("it was refused", 120, lambda: "the SuperNode has ended" in real.said(device))
+    real.more_rounds(1)
+    assert "online" not in real.said(device)
+    assert real.charges(device) == before
+    real.stop(device)
+    home.node_key.write_bytes(kept[0])
+    home.node_public_key.write_bytes(kept[1])
+    real.start(device)
+    real.everybody()
+
+
+def test_a_revoked_device_is_asked_no_more_and_the_others_go_on(real: Struck) -> None:
+    real.run("server", "revoke", "4", "--home", str(real.server))
+    real.wait("Flower was told", 60, lambda: bool(real.log("unregistered", "server")))
+    real.more_rounds(1, 240)  # it may still be in the one that had begun
+    before = real.charges(real.devices[3])
+    real.more_rounds(1, 240)
+    assert real.log("round")[-1]["cohort"] == 3
+    assert real.charges(real.devices[3]) == before
+    real.wait("its owner was told", 60, lambda: "it was revoked; ask its operator" in real.said(real.devices[3]))
+
+
+def test_the_record_of_all_this_passes_the_audit(real: Struck) -> None:
+    real.down()
+    # It was stopped within a round: the line that charges it is newer than the signed checkpoint.
+    assert {check.name for check in verify(real.server / "run").faults} <= {"checkpoint"}
