@@ -170,6 +170,7 @@ def run_folder(home: ServerHome) -> RunFolder:
         ServerError: if it is another experiment's.
     """
     if not (home.run / names.EXPERIMENT).is_file():
+        (home.run / f".{names.EXPERIMENT}.tmp").unlink(missing_ok=True)  # a crash came before it was in its place
         folder = RunFolder.create(home.run)
         folder.write_text(names.EXPERIMENT, home.experiment_text())
         return folder

@@ -36,9 +36,16 @@ def device(tmp_path: Path) -> DeviceHome:
     home = DeviceHome.create(tmp_path / "device")
     key = base64.b64encode(bytes(31) + b"\1").decode()
     trust = Trust(
-        server="localhost:1", ca="", request_key=key, registrar_key=key, app_key=key, ledger_key=key, app_key_id="fpk_1", number=3,
+        server="localhost:1",
+        ca="",
+        request_key=key,
+        registrar_key=key,
+        app_key=key,
+        ledger_key=key,
+        app_key_id="fpk_1",
+        number=3,
         node_id="1",
-    )  # fmt: skip
+    )
     trust.save(home.trust_path)
     SuperNode(home, trust)
     return home
