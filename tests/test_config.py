@@ -232,7 +232,7 @@ experiments = st.builds(
             "trust": st.sampled_from(["distributed", "local", "central"]),
         }
     ),
-    st.fixed_dictionaries({"rounds": st.integers(1, 10**9), "cohort": st.none() | st.integers(1, 10**9)}),
+    st.fixed_dictionaries({"rounds": st.integers(1, 10**5), "cohort": st.none() | st.integers(1, 10**9)}),
     st.fixed_dictionaries({"k": st.lists(st.integers(1, 10**6), min_size=1), "baselines": st.booleans()}),
     st.fixed_dictionaries({"name": st.sampled_from(["leave-one-out", "random", "time"])}),
 )

@@ -205,7 +205,7 @@ class Federation:
         total = add_up(shards, release, np.float64 if seen else mechanism.wire)
         if mechanism.grid is not None and not seen:
             total = opened(total, release, mechanism, mechanism.grid)
-        robust.check_norm(total, release, mechanism)
+            robust.check_norm(total, release, mechanism)
         return total, mechanism.total_std(n_users)
 
     def failed(self, state: State) -> State:
