@@ -55,7 +55,7 @@ def init(
     catalogue_of: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Instead of --items: a data set whose items to take.")
     ] = None,
-    port: Annotated[int, typer.Option(help="The port that devices connect to.")] = 9443,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The port that devices connect to.")] = 9443,
     listen: Annotated[
         str | None, typer.Option(metavar="HOST[:PORT]", help="Where to listen, if it is elsewhere.")
     ] = None,

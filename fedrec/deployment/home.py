@@ -123,6 +123,7 @@ class ServerHome:
         Raises:
             ServerError: if there is none, or others can reach it.
         """
+        root = root.absolute()  # its processes run in folders of their own
         home = ServerHome(root)
         if not (root / "server.toml").is_file():
             raise ServerError(f"There is no server in '{root}'; make one with 'fedrec server init --home DIR'.")

@@ -216,8 +216,8 @@ class Federation:
         """
         if state.attempt + 1 >= self.experiment.federation.attempts:
             raise RoundFailedError(
-                f"Round {state.round + 1} failed {state.attempt + 1} times; raise federation.attempts or lower "
-                "federation.min_cohort."
+                f"Round {state.round + 1} failed {state.attempt + 1} times; see why devices did not answer "
+                "(their policies, or who is gone), raise federation.attempts or lower federation.min_cohort."
             )
         return replace(state, attempt=state.attempt + 1)
 
