@@ -18,7 +18,6 @@ from fedrec.secagg.store import FolderStore
 from simulations.local_deployment import Device, LocalDeployment
 
 DEVICES = 4
-DEADLINE_S = 25.0
 EXPERIMENT = """
 name = "struck"
 [data]

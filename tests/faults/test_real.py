@@ -176,7 +176,7 @@ def test_a_device_with_an_unregistered_key_does_not_get_in(real: Struck) -> None
     home.node_key.write_bytes(kept[0])
     home.node_public_key.write_bytes(kept[1])
     real.start(device)
-    real.everybody()
+    real.comes_online(device)
 
 
 def test_a_revoked_device_is_asked_no_more_and_the_others_go_on(real: Struck) -> None:
