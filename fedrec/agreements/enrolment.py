@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedrec.agreements.statement import opened, sign
+from fedrec.agreements.statement import in_base64, opened, sign
 from fedrec.errors import AgreementError
 from fedrec.secagg import crypto
 
@@ -41,7 +41,7 @@ class Enrolment:
 
 def sign_enrolment(enrolment: Enrolment, signing: bytes) -> bytes:
     """The enrolment as a statement that its identity key signs, so that nobody enrols the keys of another."""
-    value = {name: _text(getattr(enrolment, name)) for name in _SIZES} | {
+    value = {name: in_base64(getattr(enrolment, name)) for name in _SIZES} | {
         "node_key": enrolment.node_key.decode("ascii")
     }
     return sign(PURPOSE, value, Ed25519PrivateKey.from_private_bytes(signing))
@@ -111,7 +111,3 @@ def _bytes(text: str, size: int, name: str) -> bytes:
     if len(raw) != size:
         raise AgreementError(f"The enrolment's '{name}' is not {size} bytes in base64.")
     return raw
-
-
-def _text(raw: bytes) -> str:
-    return base64.b64encode(raw).decode("ascii")

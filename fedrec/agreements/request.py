@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fedrec.agreements.statement import opened, sign
 from fedrec.errors import AgreementError
-from fedrec.privacy.proofs import canonical_json
+from fedrec.privacy.proofs import canonical_json, plain
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -154,5 +154,4 @@ def model_digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
 
 def mechanism_digest(event: Mapping[str, Any]) -> str:
     """SHA-256 over what a plan declares (`fedrec.federation.round.Plan.event`), floats by their ``repr``."""
-    plain = {name: repr(value) if isinstance(value, float) else value for name, value in event.items()}
-    return hashlib.sha256(canonical_json(plain)).hexdigest()
+    return hashlib.sha256(canonical_json(plain(event))).hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedrec.agreements.statement import opened, sign
+from fedrec.agreements.statement import in_base64, opened, sign
 from fedrec.errors import AgreementError
 from fedrec.secagg.session import Member
 
@@ -41,7 +41,7 @@ def sign_roster(version: int, members: Mapping[int, Member], registrar_key: Ed25
     Raises:
         AgreementError: for a roster that `read_roster` would not take.
     """
-    rows = [[number, _text(members[number].identity), _text(members[number].channel)] for number in sorted(members)]
+    rows = [[number, *map(in_base64, (one.identity, one.channel))] for number, one in sorted(members.items())]
     text = sign(PURPOSE, {"version": version, "members": rows}, registrar_key)
     return read_roster(text, registrar_key.public_key().public_bytes_raw())
 
@@ -72,7 +72,3 @@ def _member(row: Any) -> tuple[int, Member]:
     if type(number) is not int or not 0 <= number < 2**32 or any(len(key) != 32 for key in keys):
         raise AgreementError("The roster holds a row that is not a 32-bit number and two keys of 32 bytes.")
     return number, Member(*keys)
-
-
-def _text(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrec.errors import AgreementError, LedgerError
 from fedrec.privacy.proofs import canonical_json
+from fedrec.secagg import crypto
 
 _LABEL = b"fedrec statement\0"
 _MOST_BYTES = 2**28
@@ -31,7 +31,7 @@ def sign(purpose: str, value: Mapping[str, Any], key: Ed25519PrivateKey) -> byte
     """
     signature = key.sign(_signed(purpose, value))
     public = key.public_key().public_bytes_raw()
-    body = {"key": _text(public), "purpose": purpose, "signature": _text(signature), "value": dict(value)}
+    body = {"key": in_base64(public), "purpose": purpose, "signature": in_base64(signature), "value": dict(value)}
     return canonical_json(body)
 
 
@@ -55,18 +55,16 @@ def opened(text: bytes, purpose: str, trusted: bytes) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(text)
         value, signature = body["value"], base64.b64decode(body["signature"], validate=True)
         sound = set(body) == {"key", "purpose", "signature", "value"} and isinstance(value, dict)
-        if not sound or canonical_json(body) != text or _text(signature) != body["signature"]:
+        if not sound or canonical_json(body) != text or in_base64(signature) != body["signature"]:
             raise AgreementError(f"This is not a signed {purpose} in its one form; it is damaged or was edited.")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AgreementError(f"This is not a signed {purpose} in its one form; it is damaged or was edited.") from error
     if body["purpose"] != purpose:
         raise AgreementError(f"This statement was not made as a {purpose}; it does not count as one.")
-    if body["key"] != _text(trusted):
+    if body["key"] != in_base64(trusted):
         raise AgreementError(f"The {purpose} is signed by another key than the trusted one.")
-    try:
-        Ed25519PublicKey.from_public_bytes(trusted).verify(signature, _signed(purpose, value))
-    except (InvalidSignature, ValueError) as error:
-        raise AgreementError(f"The signature of the {purpose} is not valid; it is damaged or was edited.") from error
+    if not crypto.verifies(trusted, signature, _signed(purpose, value)):
+        raise AgreementError(f"The signature of the {purpose} is not valid; it is damaged or was edited.")
     return dict(value)
 
 
@@ -78,5 +76,6 @@ def _signed(purpose: str, value: Mapping[str, Any]) -> bytes:
         raise AgreementError(f"A {purpose} cannot hold such a value: {error}") from error
 
 
-def _text(raw: bytes) -> str:
+def in_base64(raw: bytes) -> str:
+    """Bytes as a statement holds them."""
     return base64.b64encode(raw).decode()

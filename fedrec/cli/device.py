@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fedrec.cli.device_enrol import enrol
-from fedrec.cli.device_run import HomeOption, prepare, run, sync
+from fedrec.cli.device_home import HomeOption, device, place
+from fedrec.cli.device_run import prepare, run, sync
 from fedrec.cli.device_use import budget, recommend, serve
 
 if TYPE_CHECKING:
     from fedrec.device.history import Feedback
     from fedrec.device.home import DeviceHome
+    from fedrec.device.policy import Policy
     from fedrec.device.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="A device: its own store, its owner's say, its part in training.")
@@ -22,24 +24,6 @@ ItemArgument = Annotated[str, typer.Argument(help="The item's id in the catalogu
 
 _SHOWN = 5
 """Refusals that the status tells; as JSON it tells many more."""
-
-
-def place(home: Path | None) -> Path:
-    """The device's folder, as given or in fedrec's own."""
-    from fedrec.data.home import home as fedrec_home
-
-    return home or fedrec_home() / "device"
-
-
-def device(home: Path | None) -> DeviceHome:
-    """The device that is there.
-
-    Raises:
-        DeviceError: if there is none.
-    """
-    from fedrec.device.home import DeviceHome
-
-    return DeviceHome.open(place(home))
 
 
 @app.command()
@@ -72,8 +56,13 @@ def import_(
     mapping = Mapping(item_column, time_column, rating_column, table, separator)
     with device(home).open_store() as store:
         done = import_file(store, file, mapping, min_rating)
-    unknown = f", {done.unknown_items:,} items not in the catalogue" if done.unknown_items else ""
-    typer.echo(f"{done.new:,} new, {done.known:,} there already{unknown}")
+    typer.echo(f"{done.new:,} new, {done.known:,} there already")
+    _tell_unknown(done.unknown_items)
+    if done.unread and (time_column is None or rating_column is None):
+        typer.echo(
+            f"not read: {', '.join(done.unread)}; if one holds ratings or times, name it with --rating-column or "
+            "--time-column and import the file again"
+        )
 
 
 @app.command()
@@ -84,13 +73,15 @@ def record(
     rating: Annotated[float | None, typer.Option(help="The user's rating.")] = None,
 ) -> None:
     """Write down that the user has seen an item."""
-    from fedrec.device import history
+    from fedrec.device import catalogue, history
     from fedrec.device.ingest import seconds
 
     time = None if at is None else seconds(at)
     with device(home).open_store() as store:
         new = history.record(store, item, "seen", time, rating, source="cli")
+        known = catalogue.load(store)
     typer.echo(f"{item}: seen" + ("" if new else ", as was known"))
+    _tell_unknown(None if known is None else int(item not in known[0].ids))
 
 
 @app.command()
@@ -144,6 +135,13 @@ def restore(
         typer.echo(f"not all could be read of: {', '.join(done.lost)}", err=True)
 
 
+def _tell_unknown(items: int | None) -> None:
+    """Say how many items count for nothing yet, since the catalogue does not hold them; None without a catalogue."""
+    if items:
+        some, them = ("1 item is", "it counts") if items == 1 else (f"{items:,} items are", "they count")
+        typer.echo(f"{some} not in the catalogue: kept, and {them} once the catalogue has such an id")
+
+
 @app.command()
 def status(
     home: HomeOption = None, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
@@ -161,38 +159,40 @@ def _facts(home: DeviceHome, store: Store) -> dict[str, Any]:
 
     from fedrec.device import catalogue, history
     from fedrec.device.budget import known_faults
+    from fedrec.device.gateway import TURNED_AWAY
     from fedrec.device.policy import load_policy
 
-    trust, known = home.trust(), catalogue.load(store)
+    trust, known, policy = home.trust(), catalogue.load(store), load_policy(home.policy_path)
+    turned_away = store.get(TURNED_AWAY)
     columns = ("at", "experiment", "round", "attempt", "phase", "code", "detail")
     refusals = store.query(f"SELECT {', '.join(columns)} FROM refusals ORDER BY id DESC LIMIT 100")  # noqa: S608
     return {
         "home": str(home.root),
-        "opt_in": load_policy(home.policy_path).opt_in,
+        "opt_in": policy.opt_in,
         "enrolled": None if trust is None else trust.model_dump(include={"server", "number", "node_id"}),
+        "turned_away": None if turned_away is None else turned_away.decode(),
         "history": {**asdict(history.counts(store)), "min_rating": history.min_rating(store)},
-        "catalogue": None if known is None else {"items": len(known[0]), "sha256": known[1]},
-        "charges": _charges(home, store),
+        "catalogue": None
+        if known is None
+        else {"items": len(known[0]), "sha256": known[1], "unknown_items": history.unknown(store, known[0])},
+        "charges": _charges(policy, store),
         "ledger_faults": list(known_faults(store)),
         "refusals": [dict(zip(columns, row, strict=True)) for row in refusals],
     }
 
 
-def _charges(home: DeviceHome, store: Store) -> dict[str, Any] | None:
+def _charges(policy: Policy, store: Store) -> dict[str, Any] | None:
     """The last round and what all of them have cost; None before the first."""
-    from fedrec.device.charges import Charges
-    from fedrec.device.policy import load_policy
+    from fedrec.device.charges import Charges, spent
     from fedrec.errors import Refusal
 
-    policy = load_policy(home.policy_path)
-    charges = Charges(store, policy)
     try:
-        every = charges.all()
+        every = Charges(store, policy).all()
         if not every:
             return None
         last = {"experiment": every[-1].experiment, "round": every[-1].round, "attempt": every[-1].attempt}
         promise = {"unit": policy.unit, "delta": policy.delta, "epsilon_total": policy.epsilon_total}
-        return {"count": len(every), "last": {**last, "at": every[-1].at}, "epsilon": charges.spent(), **promise}
+        return {"count": len(every), "last": {**last, "at": every[-1].at}, "epsilon": spent(every, policy), **promise}
     except Refusal as refusal:  # the owner wants to see the rest all the same
         return {"error": refusal.detail}
 
@@ -205,10 +205,11 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     return [
         f"device      {facts['home']}, {joined}",
         "enrolled    " + (f"device {trust['number']} of {trust['server']}" if trust else "nowhere"),
+        *([f"SERVER      {facts['turned_away']}"] if facts["turned_away"] else []),
         f"history     {history['events']:,} events, {history['items']:,} items"
         + (f" ({kinds})" if kinds else "")
         + least,
-        "catalogue   " + (f"{known['items']:,} items, {known['sha256'][:12]}" if known else "none yet"),
+        "catalogue   " + (_items(known) if known else "none yet"),
         f"privacy     {_spent(facts['charges'])}",
         *(f"LEDGER      {fault}" for fault in facts["ledger_faults"]),
         *(
@@ -216,6 +217,12 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             for refusal in facts["refusals"][:_SHOWN]
         ),
     ]
+
+
+def _items(known: dict[str, Any]) -> str:
+    unknown = known["unknown_items"]
+    lacking = f"; {unknown:,} of the history's items are not in it" if unknown else ""
+    return f"{known['items']:,} items, {known['sha256'][:12]}{lacking}"
 
 
 def _spent(charges: dict[str, Any] | None) -> str:

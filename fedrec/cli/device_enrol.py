@@ -8,27 +8,30 @@ from typing import Annotated
 
 import typer
 
+from fedrec.cli.device_home import HomeOption, device
+
 
 def enrol(
     invitation: Annotated[
         str,
         typer.Argument(help="What 'fedrec server token' printed; a file that holds it; or - to read it from stdin."),
     ],
-    home: Annotated[
-        Path | None, typer.Option("--home", metavar="DIR", help="The device's folder; by default $FEDREC_HOME/device.")
-    ] = None,
+    home: HomeOption = None,
 ) -> None:
     """Register this device with the server that invites it, and trust that server's keys from now on."""
-    from fedrec.cli.device import device
     from fedrec.device.gateway import enrol as register
+    from fedrec.device.policy import load_policy
     from fedrec.device.trust import Invitation
 
     if invitation == "-":
         line = sys.stdin.readline()
     else:
         line = invitation if invitation.startswith(Invitation.MARK) else _read(Path(invitation))
-    trust = register(device(home), Invitation.decoded(line))
-    typer.echo(f"enrolled with {trust.server} as device {trust.number}; take part with 'fedrec device run'")
+    enrolled = device(home)
+    joins = load_policy(enrolled.policy_path).opt_in
+    trust = register(enrolled, Invitation.decoded(line))
+    first = "" if joins else f"set opt_in = true in {enrolled.policy_path} to take part, then "
+    typer.echo(f"enrolled with {trust.server} as device {trust.number}; {first}start 'fedrec device run'")
 
 
 def _read(path: Path) -> str:

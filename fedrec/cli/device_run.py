@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from fedrec.device.home import DeviceHome
-
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", metavar="DIR", help="The device's folder; by default $FEDREC_HOME/device.")
-]
+from fedrec.cli.device_home import HomeOption, device
 
 
 def run(
@@ -26,14 +20,14 @@ def run(
     from fedrec.device.agent import Agent
 
     os.umask(0o077)  # what this process and its children make is the owner's alone
-    Agent(_device(home), typer.echo, sync_seconds).run()
+    Agent(device(home), typer.echo, sync_seconds).run()
 
 
 def sync(home: HomeOption = None) -> None:
     """Fetch once what the server publishes: catalogue, roster, model, ledger and the proofs of this device's rounds."""
     from fedrec.device.gateway import sync as fetch
 
-    found = fetch(_device(home))
+    found = fetch(device(home))
     listed = "" if found.on_roster else "; the roster does not hold this device: it is not asked in rounds"
     typer.echo(f"round {found.publication.round}, new here: {', '.join(found.changed) or 'nothing'}{listed}")
     for fault in found.faults:
@@ -47,15 +41,8 @@ def prepare(home: HomeOption = None) -> None:
     from fedrec.device.preparation import prepare as work_out
     from fedrec.device.preparation import wanted
 
-    with _device(home).open_store() as store:
+    with device(home).open_store() as store:
         waiting = wanted(store)
         for text in waiting:
             work_out(store, text)
     typer.echo(f"prepared {len(waiting)} experiment{'' if len(waiting) == 1 else 's'}")
-
-
-def _device(home: Path | None) -> DeviceHome:
-    from fedrec.data.home import home as fedrec_home
-    from fedrec.device.home import DeviceHome
-
-    return DeviceHome.open(home or fedrec_home() / "device")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedrec.cli.device_run import HomeOption
+from fedrec.cli.device_home import HomeOption, device
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
@@ -26,7 +26,6 @@ def recommend(
     """Recommend from this device's own history and the last model, offline."""
     import json
 
-    from fedrec.cli.device import device
     from fedrec.device import telling
     from fedrec.device.recommend import recommend as find
 
@@ -48,11 +47,11 @@ def budget(
     """Say what was spent, when and for which run, of what the policy allows."""
     import json
 
-    from fedrec.cli.device import device
     from fedrec.device import telling
     from fedrec.device.budget import look
 
-    spent, checked = look(device(home), check=check)
+    with (opened := device(home)).open_store() as store:
+        spent, checked = look(opened, store, check=check)
     if as_json:
         typer.echo(json.dumps(telling.budget(spent, checked), allow_nan=False))
     else:
@@ -66,7 +65,6 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the loopback address; 0 takes a free one.")] = 8765,
 ) -> None:
     """Give apps on this device recommendations and take what happens, over HTTP at 127.0.0.1, until stopped."""
-    from fedrec.cli.device import device
     from fedrec.device.api import serve as run
 
     run(device(home), port, typer.echo)

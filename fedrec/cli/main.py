@@ -55,6 +55,9 @@ def simulate(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as privacy.epsilon=4 or model=gram."),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Where clients run: fleet or flower.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that share out compiled training; they change no result.", min=1)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; by default the next free one in runs/.")] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue an interrupted run to the identical result.")
@@ -64,7 +67,7 @@ def simulate(
     """Run a federation on this machine and write a run folder with its report."""
     from fedrec.cli.simulate import run
 
-    run(experiment, overrides or [], engine, out, resume, as_json)
+    run(experiment, overrides or [], engine, workers, out, resume, as_json)
 
 
 @app.command()
@@ -97,11 +100,11 @@ def main() -> None:
     """The entry point. Exit 0 done, 1 failed, 2 bad usage or bad input, 3 the privacy budget refuses."""
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    _add_groups()
     _end_in_order()
     warnings.simplefilter("always", PrivacyWarning)
     warnings.showwarning = _show_warning
     try:
+        _add_groups()
         app(args=arguments, prog_name="fedrec")
     except FedrecError as error:
         if debug:

@@ -1,4 +1,4 @@
-"""The folder where fedrec keeps downloads and keys, and the two ways in which a file gets there whole or not at all."""
+"""The folder where fedrec keeps downloads and keys, and how a file gets there whole or not at all."""
 
 from __future__ import annotations
 
@@ -38,11 +38,25 @@ def put_new(file: Path, content: bytes) -> None:
     """Write a file that only the owner can read, unless it is there already; a reader never sees a part of it."""
     with scratch(file.parent) as folder:
         part = folder / file.name
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
+        write_new(part, content)
         try:
             os.link(part, file)  # unlike a rename, a link never replaces what another process has just put there
         except FileExistsError:
             return
+
+
+def write_new(file: Path, content: bytes) -> None:
+    """Write a file that only the owner can read, where there is none yet; when this returns, it is on the disk."""
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """What was made or renamed in a folder lasts once the folder is synced."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -159,10 +159,13 @@ class _Keeper:
 class _Preparation:
     """Prepares experiments in a process of its own, so that what that imports does not stay in the agent's memory."""
 
-    def __init__(self, home: DeviceHome, store: Store, stack: contextlib.ExitStack) -> None:
-        self._home, self._store = home, store
+    def __init__(
+        self, home: DeviceHome, store: Store, stack: contextlib.ExitStack, pause: float = LONGEST_WAIT_S
+    ) -> None:
+        self._home, self._store, self._pause = home, store, pause
         self._process: subprocess.Popen[str] | None = None
         self._due = 0.0
+        self._seen: int | None = None
         stack.callback(self._stop)
 
     @property
@@ -171,7 +174,11 @@ class _Preparation:
 
     def look(self) -> str | None:
         if self._process is None:
-            if time.monotonic() >= self._due and wanted(self._store):
+            version = self._store.version
+            if version == self._seen or time.monotonic() < self._due:
+                return None
+            self._seen = version
+            if wanted(self._store):
                 command = [sys.executable, "-P", "-m", "fedrec.cli.main", "device", "prepare", "--home"]
                 self._process = subprocess.Popen(  # noqa: S603 - our own command
                     [*command, str(self._home.root.absolute())],
@@ -184,9 +191,9 @@ class _Preparation:
         if self._process.poll() is None:
             return None
         said, _ = self._process.communicate()
-        failed, self._process = self._process.returncode != 0, None
+        failed, self._process, self._seen = self._process.returncode != 0, None, None
         if failed:
-            self._due = time.monotonic() + LONGEST_WAIT_S
+            self._due = time.monotonic() + self._pause
         return said.strip().splitlines()[-1] if said.strip() else None
 
     def _stop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,14 @@ class Question:
     roster: bytes = b""
     arrays: Arrays = field(default_factory=dict)
 
+    @cached_property
+    def model(self) -> str:
+        """`model_digest` of the arrays."""
+        return model_digest(self.arrays)
+
     def digest(self) -> bytes:
         """SHA-256 over everything that an answer depends on."""
-        parts = (self.phase.encode(), self.request, self.message, self.roster, model_digest(self.arrays).encode())
+        parts = (self.phase.encode(), self.request, self.message, self.roster, self.model.encode())
         return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).digest()
 
 
@@ -49,10 +55,13 @@ class Answer:
     Attributes:
         message: secure aggregation's; empty in phase ``train``.
         arrays: the clipped and noised vector in phase ``train``; else none.
+        signature: the device's (`fedrec.agreements.reply`), 64 bytes; it is made anew, and the same, whenever a kept
+            answer leaves again.
     """
 
     message: bytes = b""
     arrays: Arrays = field(default_factory=dict)
+    signature: bytes = b""
 
 
 def find(store: Store, request: Request, digest: bytes) -> Answer | None:

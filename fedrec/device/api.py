@@ -141,7 +141,7 @@ async def feedback(request: Request, opinion: Opinion) -> dict[str, bool]:
 
 async def budget(request: Request, check: bool = False) -> JSONResponse:
     """What was spent, and if asked for, what the server's ledger says of it."""
-    return JSONResponse(telling.budget(*look(request.app.state.home, check=check)))
+    return JSONResponse(telling.budget(*look(request.app.state.home, request.app.state.store, check=check)))
 
 
 async def status(request: Request) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedrec.device.charges import Charge, Charges
+from fedrec.device.charges import Charge, Charges, next_day
+from fedrec.device.charges import spent as epsilon_spent
 from fedrec.device.home import DeviceHome
 from fedrec.device.policy import Policy, load_policy
 from fedrec.device.store import Store
@@ -27,6 +28,9 @@ Place = tuple[int, int]
 """An attempt of a run: round and attempt."""
 
 Standing = Literal["seat proved", "in the ledger", "not there yet", "fault"]
+
+LEDGER, CHECKPOINT, PROOFS = "ledger", "ledger-checkpoint", "proofs"
+"""The documents of the server's ledger, its signed checkpoint, and this device's seats in its cohorts."""
 
 FETCHED = "ledger-fetched"
 """The document that says when the ledger was last asked for, unix seconds: what was charged before must be in it."""
@@ -100,11 +104,11 @@ def spending(
     Raises:
         Refusal: if the charges were edited or cannot be priced; the device then answers nothing either.
     """
-    charges = Charges(store, policy, clock, outside)
+    charges = Charges(store, policy, clock, outside).all()
     by_run: dict[str, list[Charge]] = {}
-    for charge in charges.all():
+    for charge in charges:
         by_run.setdefault(charge.experiment, []).append(charge)
-    today = charges.today()
+    _, today = next_day(charges, clock())
     runs = [
         Run(name, tuple(own), filter_epsilon([e for c in own if (e := c.event(policy.unit))], policy.delta))
         for name, own in by_run.items()
@@ -113,20 +117,19 @@ def spending(
         policy.unit,
         policy.delta,
         today,
-        charges.spent(today),
+        epsilon_spent(charges, policy, today),
         policy.epsilon_day,
-        charges.spent(),
+        epsilon_spent(charges, policy),
         policy.epsilon_total,
         tuple(runs),
     )
 
 
-def look(home: DeviceHome, *, check: bool) -> tuple[Spending, Checked | None]:
+def look(home: DeviceHome, store: Store, *, check: bool) -> tuple[Spending, Checked | None]:
     """What a device has spent, and if asked for, what its server's ledger says of it; raises what `spending` does."""
-    with home.open_store() as store:
-        spent = spending(store, load_policy(home.policy_path), outside=FolderStore(home.secagg))
-        charges = [charge for run in spent.runs for charge in run.charges]
-        return spent, _compared(home, store, charges) if check else None
+    spent = spending(store, load_policy(home.policy_path), outside=FolderStore(home.secagg))
+    charges = [charge for run in spent.runs for charge in run.charges]
+    return spent, _compared(home, store, charges) if check else None
 
 
 def watch(home: DeviceHome, store: Store) -> tuple[str, ...]:
@@ -153,7 +156,7 @@ def _compared(home: DeviceHome, store: Store, charges: Sequence[Charge]) -> Chec
     trust = home.trust()
     if trust is None:
         unheard = "The device is enrolled nowhere, so that no key can tell whose ledger this is; enrol it again."
-        return Checked(elsewhere=len(charges), faults=(unheard,) if store.get("ledger") is not None else ())
+        return Checked(elsewhere=len(charges), faults=(unheard,) if store.get(LEDGER) is not None else ())
     return compare(store, home.alias(), charges, raw(trust.ledger_key))
 
 
@@ -200,7 +203,7 @@ def compare(store: Store, alias: bytes, charges: Sequence[Charge], trusted: byte
     Raises:
         DeviceError: if the store cannot be read or written.
     """
-    content, text = store.get("ledger"), store.get("ledger-checkpoint")
+    content, text = store.get(LEDGER), store.get(CHECKPOINT)
     if content is None or text is None:
         return Checked(elsewhere=len(charges))
     try:
@@ -267,7 +270,7 @@ def _continued(
 
 def _proofs(store: Store, run: str) -> Mapping[Place, Sequence[Seat]]:
     """What the server has shown of this device's seats; nothing where it is about another run."""
-    content = store.get("proofs")
+    content = store.get(PROOFS)
     try:
         shown: Any = None if content is None else json.loads(content)
         if shown is None or shown["experiment"] != run:
@@ -287,7 +290,7 @@ def _seat(shown: Mapping[str, Any]) -> Seat:
 def _fetched(store: Store) -> int:
     """When the ledger was last asked for, unix seconds: what was charged before must be in it."""
     told = store.get(FETCHED)
-    return store.query("SELECT updated FROM documents WHERE name = 'ledger'")[0][0] if told is None else int(told)
+    return store.query("SELECT updated FROM documents WHERE name = ?", (LEDGER,))[0][0] if told is None else int(told)
 
 
 def _place(record: Mapping[str, Any]) -> Place:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrec.data.interactions import Catalogue
+from fedrec.data.safetensors import metadata
 from fedrec.data.tabular import MAX_TOKEN
 from fedrec.errors import DataError
 
@@ -87,8 +88,7 @@ def from_bytes(content: bytes) -> Catalogue:
 
     try:
         arrays = load_arrays(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        about = json.loads(header["__metadata__"]["catalogue"])
+        about = json.loads(metadata(content)["catalogue"])
         form, n, names = about["form"], about["items"], tuple(about["genre_names"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"These bytes are not a catalogue ({error}); get it from the server again.") from error

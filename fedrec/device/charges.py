@@ -21,7 +21,7 @@ from fedrec.errors import LedgerError, Refusal
 from fedrec.federation.round import Plan
 from fedrec.privacy.accounting import filter_epsilon
 from fedrec.privacy.events import Event, from_fields, to_fields
-from fedrec.privacy.proofs import canonical_json
+from fedrec.privacy.proofs import canonical_json, plain
 from fedrec.secagg.store import Store as Outside
 
 _GENESIS = bytes(32)
@@ -82,7 +82,8 @@ class Charges:
         store: the device's.
         policy: its owner's.
         clock: unix seconds.
-        outside: where the head of the chain is kept as well; None for whoever only reads.
+        outside: where the head of the chain is kept as well, to notice a store that went back; without it, a store
+            that went back as a whole passes.
 
     Guarantees:
         `filter_epsilon` of everything charged at the policy's unit is at most ``epsilon_total`` at ``delta``, and of
@@ -108,15 +109,6 @@ class Charges:
     def has(self, request: Request) -> bool:
         """Whether this attempt is charged."""
         return any(c.experiment == request.experiment and c.place == _place(request) for c in self.all())
-
-    def spent(self, day: str | None = None) -> float:
-        """Epsilon at the policy's unit and delta, by the filter that decides: of a day, or of all."""
-        return self._epsilon([charge for charge in self.all() if day in (None, charge.day)], None)
-
-    def today(self) -> str:
-        """The day that the next charge is counted on."""
-        charges = self.all()
-        return self._day(charges[-1] if charges else None)[1]
 
     def check(self, request: Request, plan: Plan) -> None:
         """Refuse an attempt that could not be charged now; nothing is written.
@@ -189,7 +181,7 @@ class Charges:
                 Code.ATTEMPTS,
                 f"Round {request.round} was tried {tries} times with this device, and attempts_per_round ends it.",
             )
-        at, day = self._day(charges[-1] if charges else None)
+        at, day = next_day(charges, self._clock())
         events = plan.mechanism.events()
         if self._policy.unit not in events:
             raise Refusal(
@@ -197,7 +189,6 @@ class Charges:
             )
         self._afford(charges, day, events[self._policy.unit])
         costs = {unit: to_fields(event) for unit, event in events.items()}
-        declared = {name: repr(v) if isinstance(v, float) else v for name, v in plan.event().items()}
         return Charge(
             request.experiment,
             request.round,
@@ -205,54 +196,72 @@ class Charges:
             at,
             day,
             plan.release.name,
-            canonical_json(declared).decode(),
+            canonical_json(plain(plan.event())).decode(),
             canonical_json(costs).decode(),
             len(request.cohort),
         )
 
     def _afford(self, charges: Sequence[Charge], day: str, event: Event) -> None:
         policy = self._policy
-        today = self._epsilon([charge for charge in charges if charge.day == day], event)
+        today = spent(charges, policy, day, event)
         if today > policy.epsilon_day * _ROUNDING:
             raise Refusal(
                 Code.BUDGET_DAY,
                 f"It would bring the epsilon of {day} to {today:.4g}, above epsilon_day = {policy.epsilon_day:g}.",
             )
-        ever = self._epsilon(charges, event)
+        ever = spent(charges, policy, more=event)
         if ever > policy.epsilon_total * _ROUNDING:
             raise Refusal(
                 Code.BUDGET_TOTAL,
                 f"It would bring epsilon to {ever:.4g}, above epsilon_total = {policy.epsilon_total:g}.",
             )
 
-    def _epsilon(self, charges: Sequence[Charge], more: Event | None) -> float:
-        unit = self._policy.unit
-        events = [] if more is None else [more]
-        for charge in charges:
-            try:
-                event = charge.event(unit)
-            except LedgerError as error:
-                raise Refusal(Code.CHARGES, f"A charge cannot be priced: {error}") from error
-            if event is None:
-                raise Refusal(
-                    Code.UNIT,
-                    f"Round {charge.round} of experiment {charge.experiment[:8]} was charged with nothing promised at "
-                    f"unit '{unit}'; set unit back to what it was then.",
-                )
-            events.append(event)
-        return filter_epsilon(events, self._policy.delta) if events else 0.0
 
-    def _day(self, last: Charge | None) -> tuple[int, str]:
-        """When the next charge is, and on which day; neither is ever before the last one's."""
-        now = int(self._clock())
-        if last is not None and now < last.at - _SKEW:
+def spent(charges: Sequence[Charge], policy: Policy, day: str | None = None, more: Event | None = None) -> float:
+    """Epsilon at the policy's unit and delta, by the filter that decides.
+
+    Args:
+        charges: of one reading.
+        policy: the owner's.
+        day: of this day alone; None is all of them.
+        more: what would come on top.
+
+    Raises:
+        Refusal: if a charge cannot be priced, or promises nothing at this unit.
+    """
+    events = [] if more is None else [more]
+    for charge in charges:
+        if day not in (None, charge.day):
+            continue
+        try:
+            event = charge.event(policy.unit)
+        except LedgerError as error:
+            raise Refusal(Code.CHARGES, f"A charge cannot be priced: {error}") from error
+        if event is None:
             raise Refusal(
-                Code.CLOCK,
-                f"The clock is {last.at - now} s behind the last charge, which could open a day's budget twice; set it "
-                "right.",
+                Code.UNIT,
+                f"Round {charge.round} of experiment {charge.experiment[:8]} was charged with nothing promised at "
+                f"unit '{policy.unit}'; set unit back to what it was then.",
             )
-        at = now if last is None else max(now, last.at)
-        return at, datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+        events.append(event)
+    return filter_epsilon(events, policy.delta) if events else 0.0
+
+
+def next_day(charges: Sequence[Charge], now: float) -> tuple[int, str]:
+    """When the next charge is, and on which day; neither is ever before the last one's.
+
+    Raises:
+        Refusal: if the clock was set back.
+    """
+    last = charges[-1].at if charges else int(now)
+    if now < last - _SKEW:
+        raise Refusal(
+            Code.CLOCK,
+            f"The clock is {last - int(now)} s behind the last charge, which could open a day's budget twice; set it "
+            "right.",
+        )
+    at = max(int(now), last)
+    return at, datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
 def _place(request: Request) -> tuple[int, int]:

@@ -61,7 +61,7 @@ def check_experiment(experiment: Experiment, request: Request, policy: Policy) -
             Code.POLICY_COHORT,
             f"federation.min_cohort = {rounds.min_cohort} is below the policy's min_cohort = {policy.min_cohort}.",
         )
-    _check_attempt(experiment, request)
+    _check_trust(experiment, request)
     _check_cohort(experiment, request)
     _check_work(experiment, policy)
 
@@ -92,10 +92,7 @@ def check_fresh(experiment: Experiment, request: Request, now: float) -> None:
         )
 
 
-def _check_attempt(experiment: Experiment, request: Request) -> None:
-    most = experiment.federation.attempts
-    if request.attempt >= most:
-        raise Refusal(Code.ATTEMPTS, f"Attempt {request.attempt} is not among the {most} that a round may have.")
+def _check_trust(experiment: Experiment, request: Request) -> None:
     if (request.phase in SECURE_PHASES) != (experiment.privacy.trust == "distributed"):
         raise Refusal(
             Code.PHASE,

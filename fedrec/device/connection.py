@@ -6,10 +6,11 @@ import json
 import ssl
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
-from fedrec.agreements.access import access_headers
+from fedrec.agreements.access import WINDOW, access_headers
 from fedrec.agreements.enrolment import Enrolment, sign_enrolment
 from fedrec.device.trust import Server, raw
 from fedrec.errors import DeviceError
@@ -28,6 +29,10 @@ _REFUSED = {
     "busy": "Too many enrolments from this address have failed; wait a minute and do it again.",
     "malformed": "The server cannot read the enrolment; it may run another version of fedrec.",
 }
+
+
+class TurnedAwayError(DeviceError):
+    """The server does not take this device for one of its own."""
 
 
 class Gateway:
@@ -73,7 +78,7 @@ class Gateway:
         Raises:
             DeviceError: with the reason, where the server refuses or cannot be reached.
         """
-        status, body = self._send("POST", "enrol", {}, sign_enrolment(enrolment, self._signing))
+        status, body, _ = self._send("POST", "enrol", {}, sign_enrolment(enrolment, self._signing))
         if status == 503:
             raise DeviceError("The server is not ready to enrol devices; do it again in a minute.")
         try:
@@ -97,23 +102,23 @@ class Gateway:
             known: digest of the document that is here already; that one is returned as b"".
 
         Raises:
-            DeviceError: if the server cannot be reached, or turns this device away.
+            TurnedAwayError: if the server does not take this device for one of its own.
+            DeviceError: if it cannot be reached.
         """
         headers = access_headers(self._signing, raw(self._server.request_key), number, OWN + name, self._clock())
         if known is not None:
             headers["if-none-match"] = f'"{known}"'
-        status, body = self._send("GET", name, headers, None)
+        status, body, date = self._send("GET", name, headers, None)
         if status in {200, 304}:
             return body if status == 200 else b""
         if status == 404:
             return None
         if status == 401:
-            raise DeviceError(
-                "The server turns this device away: the clock here is wrong, or it was revoked; ask its operator."
-            )
+            raise TurnedAwayError(_turned_away(date, self._clock()))
         raise DeviceError(f"The server does not answer for '{name}' (status {status}); it is tried again later.")
 
-    def _send(self, method: str, name: str, headers: dict[str, str], content: bytes | None) -> tuple[int, bytes]:
+    def _send(self, method: str, name: str, headers: dict[str, str], content: bytes | None) -> tuple[int, bytes, str]:
+        """Status, body and the server's own time, as HTTP has it."""
         import httpx
 
         try:
@@ -123,9 +128,23 @@ class Gateway:
                     body += part
                     if len(body) > _MOST:
                         raise DeviceError(f"The server's '{name}' has more than {_MOST} bytes; it is not read.")
-                return answer.status_code, bytes(body)
+                return answer.status_code, bytes(body), answer.headers.get("date", "")
         except httpx.HTTPError as error:
             raise DeviceError(_unreachable(self._server.server, error)) from error
+
+
+def _turned_away(date: str, now: float) -> str:
+    """Why, by what a clock that runs right leaves as the reason."""
+    try:
+        apart = now - parsedate_to_datetime(date).timestamp()
+    except ValueError:  # it names no time
+        apart = 0.0
+    if abs(apart) > WINDOW:
+        return f"The server turns this device away: the clocks differ by {abs(apart):.0f} s; set the one that is wrong."
+    return (
+        "The server turns this device away: it knows it no more, most likely since it was revoked; ask its operator, "
+        "who can invite a new device ('fedrec device init')."
+    )
 
 
 def _unreachable(server: str, error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,15 +12,20 @@ from fedrec.agreements.enrolment import Enrolment, node_key_pem
 from fedrec.agreements.publication import Publication, read_publication
 from fedrec.device import budget, rosters
 from fedrec.device.catalogue import DOCUMENT as CATALOGUE
-from fedrec.device.connection import Gateway
+from fedrec.device.catalogue import digest as sha256
+from fedrec.device.catalogue import from_bytes
+from fedrec.device.connection import Gateway, TurnedAwayError
 from fedrec.device.shared import keep_model, kept_round
 from fedrec.device.trust import Invitation, Trust, raw
-from fedrec.errors import AgreementError, DeviceError, Refusal, UsageError
+from fedrec.errors import AgreementError, DataError, DeviceError, Refusal, UsageError
 from fedrec.secagg.crypto import signing_public
 
 if TYPE_CHECKING:
     from fedrec.device.home import DeviceHome
     from fedrec.device.store import Store
+
+TURNED_AWAY = "turned-away"
+"""The document that says why the server turned this device away when it asked last; missing where it did not."""
 
 
 def enrol(home: DeviceHome, invitation: Invitation) -> Trust:
@@ -93,7 +97,12 @@ def sync(home: DeviceHome, clock: Callable[[], float] = time.time) -> Synced:
     with home.open_store() as store:
         with Gateway(trust, signing, clock) as gateway:
             new = _Sync(trust, signing_public(signing), store, gateway, clock)
-            publication, on_roster = new.run()
+            try:
+                publication, on_roster = new.run()
+            except TurnedAwayError as error:
+                store.put(TURNED_AWAY, str(error).encode())
+                raise
+        store.remove(TURNED_AWAY)
         return Synced(publication, on_roster, tuple(new.changed), budget.watch(home, store))
 
 
@@ -117,7 +126,7 @@ class _Sync:
             raise AgreementError(f"The server's publication is of round {new.round}, and {old.round} was here already.")
         on_roster = self._roster(new.roster)
         self._catalogue(new.catalogue)  # first: an experiment that is here is prepared at once, with its items
-        self._named("experiment", f"experiment-{new.experiment}", new.experiment, _experiment_digest)
+        self._experiment(new.experiment)
         self._model(new)
         self._ledger()
         if text != held:
@@ -126,10 +135,10 @@ class _Sync:
 
     def _roster(self, digest: str) -> bool:
         """Take the roster in force; whether it holds this device."""
-        name = f"roster-{digest}"
+        name = rosters.document(digest)
         held = self._store.get(name)
         text = self._fetch("roster") if held is None else held
-        self._check("roster", text, digest, _sha256)
+        self._check("roster", text, digest, sha256)
         try:
             roster = rosters.accept(self._store, text, raw(self._trust.registrar_key))
         except Refusal as error:
@@ -144,10 +153,22 @@ class _Sync:
     def _catalogue(self, digest: str) -> None:
         """The older one stays while the model may still be about it."""
         before = self._store.get(CATALOGUE)
-        if self._named("catalogue", CATALOGUE, digest, _sha256) and before is not None:
-            for name in self._store.names(f"{CATALOGUE}-"):
-                self._store.remove(name)
-            self._store.put(f"{CATALOGUE}-{_sha256(before)}", before)
+        if before is not None and sha256(before) == digest:
+            return
+        content = self._fetch("catalogue")
+        self._check("catalogue", content, digest, sha256)
+        try:
+            from_bytes(content)
+        except DataError as error:
+            raise AgreementError(
+                f"The server's catalogue cannot be read, and this device keeps the one that it has: {error}"
+            ) from error
+        with self._store.transaction():
+            self._keep(CATALOGUE, content)
+            if before is not None:
+                for name in self._store.names(f"{CATALOGUE}-"):
+                    self._store.remove(name)
+                self._store.put(f"{CATALOGUE}-{sha256(before)}", before)
 
     def _model(self, new: Publication) -> None:
         """The model, unless a round has brought this one or a later one."""
@@ -157,7 +178,7 @@ class _Sync:
         from safetensors.numpy import load
 
         content = self._fetch("model")
-        self._check("model", content, new.model, _sha256)
+        self._check("model", content, new.model, sha256)
         try:
             arrays = load(content)
         except SafetensorError as error:
@@ -172,23 +193,23 @@ class _Sync:
         would look rewritten.
         """
         self._store.put(budget.FETCHED, str(int(self._clock())).encode())  # what was charged before must be in it
-        checkpoint, ledger = self._newer("ledger-checkpoint", "ledger-checkpoint"), self._newer("ledger", "ledger")
+        checkpoint, ledger = self._newer("ledger-checkpoint", budget.CHECKPOINT), self._newer("ledger", budget.LEDGER)
         with self._store.transaction():
-            for name, content in (("ledger-checkpoint", checkpoint), ("ledger", ledger)):
+            for name, content in ((budget.CHECKPOINT, checkpoint), (budget.LEDGER, ledger)):
                 if content:
                     self._keep(name, content)
-        if proofs := self._newer("seats", "proofs"):
-            self._keep("proofs", proofs)
+        if proofs := self._newer("seats", budget.PROOFS):
+            self._keep(budget.PROOFS, proofs)
 
-    def _named(self, served: str, name: str, digest: str, digest_of: Callable[[bytes], str]) -> bool:
-        """Keep a document that the publication names by its digest, unless it is here; whether it was fetched."""
+    def _experiment(self, digest: str) -> None:
+        """The experiment that the publication names, unless it is here."""
+        name = f"experiment-{digest}"
         held = self._store.get(name)
-        if held is not None and digest_of(held) == digest:
-            return False
-        content = self._fetch(served)
-        self._check(served, content, digest, digest_of)
+        if held is not None and _experiment_digest(held) == digest:
+            return
+        content = self._fetch("experiment")
+        self._check("experiment", content, digest, _experiment_digest)
         self._keep(name, content)
-        return True
 
     @staticmethod
     def _check(served: str, content: bytes, digest: str, digest_of: Callable[[bytes], str]) -> None:
@@ -199,7 +220,7 @@ class _Sync:
     def _newer(self, served: str, name: str) -> bytes | None:
         """What is served, unless it is here already."""
         held = self._store.get(name)
-        return self._gateway.fetch(served, self._trust.number, None if held is None else _sha256(held))
+        return self._gateway.fetch(served, self._trust.number, None if held is None else sha256(held))
 
     def _fetch(self, served: str) -> bytes:
         content = self._gateway.fetch(served, self._trust.number)
@@ -210,10 +231,6 @@ class _Sync:
     def _keep(self, name: str, content: bytes) -> None:
         self._store.put(name, content)
         self.changed.append(name)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _experiment_digest(content: bytes) -> str:

@@ -6,15 +6,15 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fedrec.agreements.reply import Reply, sign_reply
 from fedrec.agreements.request import (
     PURPOSE,
     RELEASING,
     Request,
     check_expiry,
     check_protocol,
-    model_digest,
     request_of,
 )
 from fedrec.agreements.roster import SignedRoster
@@ -88,6 +88,7 @@ class Handler:
           answer an attempt, to the byte, and none without a charge. Whatever the history makes go wrong then, noise
           alone is answered, so that nobody learns from a failure; only a crash leaves a charge without an answer.
         - A message that is none is refused before the charge.
+        - Every answer carries this device's signature over what it answers and says.
         - Such an answer, and every refusal of one, takes a multiple of a public number of seconds.
     """
 
@@ -148,8 +149,14 @@ class Handler:
             raise Refusal(Code.NOT_ENROLLED, "This device is enrolled with no server.")
         request = case.request = self._request(case.question, trusted)
         digest = case.question.digest()
-        if (given := answers.find(store, request, digest)) is not None:
-            return given
+        given = answers.find(store, request, digest) or self._new_answer(store, case, request, digest, trusted, policy)
+        said = Reply(request.experiment, request.round, request.attempt, request.phase, given.message, given.arrays)
+        return replace(given, signature=sign_reply(said, self._home.identity().signing))
+
+    def _new_answer(
+        self, store: Store, case: _Case, request: Request, digest: bytes, trusted: Trust, policy: Policy
+    ) -> Answer:
+        """The answer to a question that was not asked before."""
         charges = Charges(store, policy, self._clock, FolderStore(self._home.secagg))
         checked = self._check(store, case, request, trusted, policy)
         if request.phase in ("agree", "unmask"):
@@ -177,7 +184,7 @@ class Handler:
             raise Refusal(Code.PHASE, f"A request of phase '{request.phase}' came in a message of another.")
         with refusing(Code.EXPIRED, AgreementError):
             check_expiry(request, self._clock())
-        found = model_digest(question.arrays) if request.phase in RELEASING or question.arrays else None
+        found = question.model if request.phase in RELEASING or question.arrays else None
         if found != request.model:
             raise Refusal(Code.ARRAYS, "The shared model that came is not the one that the request names.")
         return request

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.device.catalogue import check_id
 from fedrec.device.store import Store
-from fedrec.errors import DataError, UsageError, did_you_mean
+from fedrec.errors import DataError, UsageError
 
 Kind = Literal["seen", "liked", "skipped", "hidden"]
 Feedback = Literal["liked", "skipped", "hidden"]
@@ -62,7 +62,9 @@ class Event:
     def __post_init__(self) -> None:
         check_id(self.item)
         if self.kind not in KINDS:
-            raise DataError(f"'{self.kind}' is nothing that a user does with an item. {did_you_mean(self.kind, KINDS)}")
+            raise DataError(
+                f"A user does one of {', '.join(KINDS)} with an item, not '{self.kind}'.{_hint(self.kind, KINDS)}"
+            )
         if self.at is not None and not (isinstance(self.at, int) and abs(self.at) < MAX_TIME):
             raise DataError(f"{self.at} is not a time in whole seconds since 1970; give it in those.")
         if self.rating is not None and not math.isfinite(self.rating):
@@ -120,10 +122,14 @@ def feedback(store: Store, item: str, kind: Feedback, at: int | None = None) -> 
         UsageError: for any other word.
     """
     if kind not in get_args(Feedback):
-        raise UsageError(
-            f"Feedback is liked, skipped or hidden, not '{kind}'. {did_you_mean(kind, get_args(Feedback))}"
-        )
+        raise UsageError(f"Feedback is liked, skipped or hidden, not '{kind}'.{_hint(kind, get_args(Feedback))}")
     return record(store, item, kind, at, source="feedback")
+
+
+def _hint(wrong: str, known: Iterable[str]) -> str:
+    """A word that begins alike, if there is one: what only looks alike may mean the opposite (``disliked``)."""
+    close = [word for word in known if len(wrong) > 2 and word.startswith(wrong[:3].lower())]
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def forget(store: Store, item: str) -> int:
@@ -169,6 +175,12 @@ def min_rating(store: Store) -> float | None:
     """The threshold, or None: then everything seen is a positive."""
     text = store.get(MIN_RATING)
     return None if text is None else float(text)
+
+
+def unknown(store: Store, catalogue: Catalogue) -> int:
+    """How many items the catalogue does not hold; their events are kept, and count once it does."""
+    known = set(catalogue.ids.tolist())
+    return sum(item not in known for (item,) in store.query("SELECT DISTINCT item FROM interactions"))
 
 
 def counts(store: Store) -> Counts:

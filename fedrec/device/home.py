@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedrec.data.home import scratch
+from fedrec.data.home import scratch, sync_folder, write_new
 from fedrec.device.store import Store, check_private
 from fedrec.errors import DeviceError
 from fedrec.secagg.enrolment import Identity
@@ -46,17 +46,19 @@ class DeviceHome:
 
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise DeviceError(f"'{root}' holds something already; give an empty or new folder with --home.")
+        if root.is_mount():
+            raise DeviceError(f"'{root}' is a mount point; give a new folder in it: --home '{root / 'device'}'.")
         with scratch(root.absolute().parent) as made:
             new = DeviceHome(made / "device")
             for folder in (new.root, new.keys, new.secagg, new.flwr, new.logs):
                 folder.mkdir(mode=0o700)
             new._write_keys()
-            _write(new.policy_path, TEMPLATE.encode())
+            write_new(new.policy_path, TEMPLATE.encode())
             Store.create(new.store_path).close()
-            _sync(new.keys)
-            _sync(new.root)
+            sync_folder(new.keys)
+            sync_folder(new.root)
             new.root.rename(root)  # onto nothing, or onto an empty folder
-        _sync(root.absolute().parent)
+        sync_folder(root.absolute().parent)
         return DeviceHome(root)
 
     @staticmethod
@@ -149,12 +151,12 @@ class DeviceHome:
 
     def _write_keys(self) -> None:
         identity = Identity.generate()
-        _write(self.keys / "identity", identity.signing + identity.channel)
-        _write(self.keys / "secret", os.urandom(32))
-        _write(self.keys / "alias", os.urandom(32))
+        write_new(self.keys / "identity", identity.signing + identity.channel)
+        write_new(self.keys / "secret", os.urandom(32))
+        write_new(self.keys / "alias", os.urandom(32))
         private, public = _node_pair()
-        _write(self.node_key, private)
-        _write(self.node_public_key, public)
+        write_new(self.node_key, private)
+        write_new(self.node_public_key, public)
 
 
 def _node_pair() -> tuple[bytes, bytes]:
@@ -168,19 +170,3 @@ def _node_pair() -> tuple[bytes, bytes]:
     )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return private, public + b"\n"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """What was made or renamed in a folder lasts once the folder is synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -48,6 +48,12 @@ def ask(policy: Policy, request: Request, plan: Plan) -> None:
             env=environment,
             start_new_session=True,
         )
+    except PermissionError as error:
+        raise Refusal(
+            Code.HOOK,
+            f"The hook '{policy.hook[0]}' may not be run: set its mode (chmod +x), and keep it where programs may run "
+            "(no file system that is mounted noexec).",
+        ) from error
     except (OSError, ValueError) as error:
         raise Refusal(
             Code.HOOK, f"The hook '{policy.hook[0]}' cannot be started ({error}); correct the policy."

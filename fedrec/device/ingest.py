@@ -48,11 +48,13 @@ class Imported:
         known: those that it held already, or that the file tells twice.
         unknown_items: items of the file that the device's catalogue does not hold; None without a catalogue. Their
             events are kept, and count once the catalogue learns them.
+        unread: the file's columns that nobody has asked for.
     """
 
     new: int
     known: int
     unknown_items: int | None
+    unread: tuple[str, ...] = ()
 
 
 def import_file(store: Store, path: Path, mapping: Mapping, min_rating: float | None = None) -> Imported:
@@ -78,7 +80,9 @@ def import_file(store: Store, path: Path, mapping: Mapping, min_rating: float | 
         new = history.insert(connection, events, f"import:{path.name}")
         if min_rating is not None:
             history.set_min_rating(store, min_rating)
-    return Imported(new, len(events) - new, unknown)
+    asked = (mapping.item, mapping.time, mapping.rating)
+    _, first = next(_records(path, mapping))
+    return Imported(new, len(events) - new, unknown, tuple(column for column in first if column not in asked))
 
 
 def read_events(path: Path, mapping: Mapping) -> Iterator[Event]:
@@ -104,7 +108,14 @@ def read_events(path: Path, mapping: Mapping) -> Iterator[Event]:
 def _records(path: Path, mapping: Mapping) -> Iterator[tuple[int, Record]]:
     if path.suffix.lower() in _SQLITE:
         return _rows(path, mapping)
-    format_ = format_of(path)
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder; give one file of it.")
+    try:
+        format_ = format_of(path)
+    except DataError as error:
+        raise DataError(
+            f"{path}: the name does not tell the format; let it end in .csv, .tsv, .jsonl, .parquet or .sqlite."
+        ) from error
     return records(path, format_, layout_of(path, format_, mapping.separator))
 
 

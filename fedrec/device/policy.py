@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -89,25 +90,53 @@ class Policy(Section):
     hook_seconds: float = Field(10.0, gt=0, le=3600)
 
 
+_NUMBER, _WHOLE, _LIST = "a number", "a whole number", 'a list, as in ["one", "two"]'
+
+_FORMS = {
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "finite_number": "a finite number",
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+    "tuple_type": _LIST,
+    "string_type": "text in quotes",
+    "string_too_short": "text that is not empty",
+    "literal_error": "{expected}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "at most {le}",
+}
+"""What a key takes, by how the check calls what is wrong."""
+
+
 def load_policy(path: Path) -> Policy:
     """The policy of a file; a key that it leaves out has its default.
 
     Raises:
-        DeviceError: if it cannot be read, or does not say what a policy may say; the device then takes no part.
+        DeviceError: if it cannot be read, if others can change it, or if it does not say what a policy may say; the
+            device then takes no part.
     """
     try:
+        open_to_others = path.stat().st_mode & 0o022
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DeviceError(f"Cannot read the policy '{path}': {error.strerror}; copy it back.") from error
     except ValueError as error:
         raise DeviceError(f"The policy '{path}' is not valid TOML ({error}); correct it.") from error
+    if open_to_others:
+        raise DeviceError(f"Others on this machine can change the policy '{path}'; run: chmod 600 '{path}'")
     try:
         return Policy.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             hint = did_you_mean(key, Policy.model_fields)
             raise DeviceError(f"The policy '{path}' has an unknown key '{key}'. {hint}") from error
-        reason = first["msg"][0].lower() + first["msg"][1:]
-        raise DeviceError(f"The policy '{path}': {key}: {reason} (it is {first['input']!r}); correct it.") from error
+        form = _FORMS.get(first["type"], "something else").format(**first.get("ctx", {}))
+        given = json.dumps(first["input"], default=str)
+        raise DeviceError(f"The policy '{path}' has {key} = {given}, and it takes {form}; correct it.") from error

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedrec.config import Experiment, parse
 from fedrec.data.interactions import Catalogue, Ints
+from fedrec.data.safetensors import metadata
 from fedrec.data.sources.devices import DevicesConfig
 from fedrec.device import catalogue as catalogues
+from fedrec.device.shared import DOCUMENT
 from fedrec.device.store import Store
 from fedrec.errors import ConfigError, DeviceError
 from fedrec.models.base import Recommender, Shared, build
@@ -61,7 +62,7 @@ def about(store: Store) -> dict[str, str | int] | None:
     Raises:
         DeviceError: if it is damaged.
     """
-    content = store.get("model")
+    content = store.get(DOCUMENT)
     if content is None:
         return None
     _, experiment, round_ = _read(content)
@@ -78,7 +79,7 @@ def load(store: Store) -> Received:
     if found is None:
         raise DeviceError(f"This device has no catalogue of items yet; {SYNC} once it is enrolled.")
     catalogue, digest = found
-    content = store.get("model")
+    content = store.get(DOCUMENT)
     if content is None:
         return Received.without_model(catalogue, NO_MODEL)
     shared, digest_of_experiment, round_ = _read(content)
@@ -101,7 +102,7 @@ def _read(content: bytes) -> tuple[Shared, str, int]:
 
     try:
         shared = load_arrays(content)
-        about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        about = metadata(content)
         return shared, str(about["experiment"]), int(about["round"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DeviceError(f"The stored model is not readable ({error}); {SYNC} to get it again.") from error

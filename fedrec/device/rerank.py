@@ -98,6 +98,5 @@ def self_information(shared: Shared, n_items: int) -> F64:
 
 def _unit_range(values: npt.NDArray[np.floating]) -> F64:
     """Brought to [0, 1]; all 1 where they are alike."""
-    low, span = float(values.min(initial=0.0)), float(np.ptp(values)) if len(values) else 0.0
-    low = float(values.min()) if len(values) else low
-    return np.asarray((values - low) / span if span > 0 else np.ones(len(values)), np.float64)
+    span = float(np.ptp(values)) if len(values) else 0.0
+    return np.asarray((values - values.min()) / span if span > 0 else np.ones(len(values)), np.float64)

@@ -51,7 +51,7 @@ def restore(home: DeviceHome, file: Path) -> Restored:
     with scratch(home.root) as folder:
         new = folder / "store.sqlite"
         _copy(file, new)
-        with Store(new) as store:
+        with _opened(new, file) as store:
             found = {table: _salvage(home.store_path, table, store) for table in _SALVAGED if there}
         reach("restore.copied")
         kept = _move_aside(home.store_path)
@@ -78,6 +78,16 @@ def _copy(file: Path, new: Path) -> None:
         shutil.copyfileobj(source, copy)
         copy.flush()
         os.fsync(copy.fileno())
+
+
+def _opened(new: Path, file: Path) -> Store:
+    try:
+        return Store(new)
+    except DeviceError as error:
+        raise DeviceError(
+            f"'{file}' is damaged, no backup at all, or of a newer fedrec, and nothing was changed; give a file that "
+            "'fedrec device backup' of this version wrote."
+        ) from error
 
 
 def _salvage(damaged: Path, table: str, store: Store) -> tuple[int, bool]:

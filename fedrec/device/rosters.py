@@ -13,6 +13,11 @@ from fedrec.privacy.proofs import canonical_json
 _ACCEPTED = "roster"
 
 
+def document(digest: str) -> str:
+    """Its name in a device's store."""
+    return f"roster-{digest}"
+
+
 def accept(store: Store, text: bytes, registrar_key: bytes) -> SignedRoster:
     """Take a roster in, and remember it as the newest.
 
@@ -37,9 +42,9 @@ def accept(store: Store, text: bytes, registrar_key: bytes) -> SignedRoster:
                 f"The roster has version {roster.version}, and this device has accepted another one of version "
                 f"{accepted[0][0]}.",
             )
-        store.put(f"roster-{roster.digest}", text)
+        store.put(document(roster.digest), text)
         for _, digest in accepted[1:]:  # an attempt under way may need the one before the newest
-            store.remove(f"roster-{digest}")
+            store.remove(document(digest))
         store.put(_ACCEPTED, canonical_json({"accepted": [[roster.version, roster.digest], *accepted[:1]]}))
     return roster
 
@@ -50,7 +55,7 @@ def known(store: Store, digest: str, registrar_key: bytes, *, newest: bool) -> S
     Raises:
         Refusal: if there is none.
     """
-    text = store.get(f"roster-{digest}")
+    text = store.get(document(digest))
     if text is None:
         raise Refusal(Code.ROSTER, "The request names a roster that this device has not seen; fedrec device sync.")
     if newest:

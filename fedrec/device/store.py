@@ -90,7 +90,7 @@ class Store:
             )
         (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
-            raise _damaged(self.path, str(found))
+            raise _damaged(self.path, "its pages do not fit together")
         (size,) = self._connection.execute("PRAGMA page_size").fetchone()
         log = self.path.with_name(f"{self.path.name}-wal")
         if self.path.stat().st_size % size and not (log.exists() and log.stat().st_size):
@@ -260,7 +260,7 @@ def _told(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # without the extended part
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            raise _damaged(path, str(error)) from error
+            raise _damaged(path, "it does not read as a database") from error
         if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
             raise DeviceError(
                 f"Cannot write '{path}' ({error}): nothing of this was kept, and what it held is safe; free some space "

@@ -7,19 +7,17 @@ a server sends from being unpacked, imported or run.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
+from fedrec import processes
 from fedrec.device.home import DeviceHome
 from fedrec.device.trust import Trust
 from fedrec.errors import DeviceError
@@ -37,7 +35,6 @@ _COMMANDS: Final = (
     "flwr-serverapp",
     "flwr-simulation",
 )
-_STOP_S: Final = 15.0
 
 
 class SuperNode:
@@ -66,7 +63,7 @@ class SuperNode:
         command = [*_LAUNCHER, "flower-supernode", str(os.getpid()), "--superlink", self.trust.server]
         command += ["--root-certificates", str(flwr / "ca.pem"), "--trusted-entities", str(flwr / "trusted.yaml")]
         command += ["--auth-supernode-private-key", str(self.home.node_key), "--isolation", "subprocess"]
-        command += ["--host", "127.0.0.1", "--port", str(_free_port())]
+        command += ["--host", "127.0.0.1", "--port", str(processes.free_port())]
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             command,
             cwd=flwr,
@@ -89,48 +86,30 @@ class SuperNode:
 
     def ended(self) -> int | None:
         """The exit code of a process that has just ended, with what it has left behind; None while one runs."""
-        code = None if self._process is None else self._process.poll()
-        if code is not None:
-            self._end_session()
+        process = self._process
+        code = None if process is None else process.poll()
+        if process is not None and code is not None:
+            self._process = None
+            processes.end_session(process)
         return code
 
     def stop(self) -> None:
         """End it, so that its server knows at once, and whatever is left of its session."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._end_session()
-
-    def _end_session(self) -> None:
-        process, self._process = self._process, None  # once: its number may be another's later
+        process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            processes.end(process)
 
 
 def environment(home: DeviceHome, inherited: Mapping[str, str]) -> dict[str, str]:
     """What the processes of a device's SuperNode see: nothing phones home or is installed, and no folder is searched
     for modules but the installation's.
     """
-    kept = {name: value for name, value in inherited.items() if not name.startswith("FLWR_")}
-    flwr = home.flwr
-    return kept | {
-        "FLWR_HOME": str(flwr),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    return processes.environment(home.flwr, inherited) | {
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         DEVICE_HOME: str(home.root),
         "PYTHONSAFEPATH": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        "PATH": os.pathsep.join([str(flwr / "bin"), kept.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([str(home.flwr / "bin"), inherited.get("PATH", os.defpath)]),
     }
 
 
@@ -142,6 +121,11 @@ def _fill(folder: Path, trust: Trust) -> None:
         shutil.rmtree(folder, ignore_errors=not folder.exists())
         folder.mkdir(mode=0o700)
         (folder / "bin").mkdir(mode=0o700)
+        if os.statvfs(folder).f_flag & os.ST_NOEXEC:  # Flower's own commands would be found in the place of these
+            raise DeviceError(
+                f"'{folder}' is on a file system where no program may run (mounted noexec); keep the device elsewhere "
+                "with --home."
+            )
         _write(folder / "ca.pem", trust.ca)
         _write(folder / "trusted.yaml", json.dumps({trust.app_key_id: _openssh(trust.app_key)}))  # JSON is YAML
         for command in _COMMANDS:
@@ -162,9 +146,3 @@ def _openssh(key: str) -> str:
 
     public = Ed25519PublicKey.from_public_bytes(base64.b64decode(key, validate=True))
     return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

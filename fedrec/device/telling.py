@@ -70,7 +70,7 @@ def budget_lines(spent: Spending, checked: Checked | None) -> list[str]:
 
 def _ledger_lines(checked: Checked) -> list[str]:
     if not checked.experiment and not checked.faults:
-        return ["ledger: none has been fetched yet; run 'fedrec device sync'"]
+        return ["ledger: none is here yet; run 'fedrec device sync' once this device is enrolled"]
     lines = [f"FAULT  {fault}" for fault in checked.faults]
     if not checked.experiment:
         return lines

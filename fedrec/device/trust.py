@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from fedrec.data.home import sync_folder, write_new
 from fedrec.errors import DeviceError, UsageError
 from fedrec.sections import Section
 
@@ -107,16 +107,10 @@ class Trust(Server):
     def save(self, path: Path) -> None:
         """Write it whole or not at all, mode 0600."""
         part = path.with_name(f".{path.name}.tmp")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        part.unlink(missing_ok=True)  # of a crash
+        write_new(part, f"{self.model_dump_json(indent=2)}\n".encode())
         part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -45,7 +45,7 @@ class DeviceApp(ClientApp):
         """The reply to one message."""
         try:
             answer = _answer(message, context)
-            content = encode(answer.arrays, {"message": answer.message})
+            content = encode(answer.arrays, {"message": answer.message, "signature": answer.signature})
         except Refusal as refusal:
             _log.warning("refused (%s): %s", refusal.code, refusal.detail)
             content = encode({}, REFUSED)

@@ -27,7 +27,7 @@ from fedrec.faults import reach
 from fedrec.privacy.accounting import filter_epsilon, report_epsilon
 from fedrec.privacy.budget import Filter
 from fedrec.privacy.events import Event, from_fields, to_fields
-from fedrec.privacy.proofs import GENESIS, Record, canonical_json, sign_checkpoint, verify_chain
+from fedrec.privacy.proofs import GENESIS, Record, canonical_json, plain, sign_checkpoint, verify_chain
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -110,7 +110,7 @@ class Ledger:
             LedgerError: if the attempt is on record with another mechanism, was released, or is out of order.
         """
         costs = {unit: to_fields(event) for unit, event in events.items()}
-        record = {**_plain(description), "type": "reserve", "round": round_, "attempt": attempt, "events": costs}
+        record = {**plain(description), "type": "reserve", "round": round_, "attempt": attempt, "events": costs}
         where = f"'{self.path}': round {round_}, attempt {attempt}"
         known = self._find(round_, attempt)
         if known is not None:
@@ -163,6 +163,10 @@ class Ledger:
         if known is None:
             return None
         return "open" if known.ended is None else str(known.ended["type"])
+
+    def released(self, round_: int) -> int:
+        """How many attempts at a round were released."""
+        return sum(not one.charged for (known, _), one in self._attempts.items() if known == round_)
 
     def events(self, unit: str | None = None) -> list[Event]:
         """What every charged attempt costs at a unit (default: the opening's), in order."""
@@ -255,10 +259,6 @@ class Ledger:
 def _content(record: Record) -> dict[str, Any]:
     """A record without the hash that links it to the line before."""
     return {key: value for key, value in record.items() if key != "prev"}
-
-
-def _plain(description: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: repr(value) if isinstance(value, float) else value for key, value in description.items()}
 
 
 def _sync_folder(folder: Path) -> None:

@@ -41,6 +41,11 @@ def canonical_json(value: Mapping[str, Any]) -> bytes:
     return _encode(value).encode()
 
 
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name for canonical JSON, floats by their ``repr``, which says them exactly."""
+    return {name: repr(value) if isinstance(value, float) else value for name, value in values.items()}
+
+
 def _check(value: Any) -> None:
     kind = type(value)
     if kind is dict:
@@ -101,7 +106,7 @@ def verify_chain(lines: Sequence[bytes], name: str = "ledger.jsonl") -> list[Rec
 
 def merkle_root(lines: Sequence[bytes]) -> bytes:
     """The Merkle tree hash of RFC 6962, section 2.1."""
-    return _levels(lines)[-1][0] if lines else hashlib.sha256(b"").digest()
+    return levels(lines)[-1][0] if lines else hashlib.sha256(b"").digest()
 
 
 def inclusion_proof(lines: Sequence[bytes], index: int) -> tuple[bytes, ...]:
@@ -112,8 +117,13 @@ def inclusion_proof(lines: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     """
     if not 0 <= index < len(lines):
         raise LedgerError(f"There is no line {index} in a tree of {len(lines)}.")
+    return path_to_root(levels(lines), index)
+
+
+def path_to_root(tree: Sequence[Sequence[bytes]], index: int) -> tuple[bytes, ...]:
+    """An inclusion proof read off a tree's `levels`."""
     path = []
-    for level in _levels(lines)[:-1]:
+    for level in tree[:-1]:
         if index ^ 1 < len(level):
             path.append(level[index ^ 1])
         index >>= 1
@@ -130,12 +140,12 @@ def consistency_proof(lines: Sequence[bytes], size: int) -> tuple[bytes, ...]:
         raise LedgerError(f"A tree of {len(lines)} lines does not continue one of {size}.")
     if size == len(lines):
         return ()
-    levels = _levels(lines)
+    tree = levels(lines)
     height, node = 0, size - 1
     while node & 1:  # up to the largest whole subtree that ends the older tree
         height, node = height + 1, node >> 1
-    path = [levels[height][node]] if node else []  # a power of two is that subtree: its root is known already
-    for level in levels[height:-1]:
+    path = [tree[height][node]] if node else []  # a power of two is that subtree: its root is known already
+    for level in tree[height:-1]:
         if node ^ 1 < len(level):
             path.append(level[node ^ 1])
         node >>= 1
@@ -198,13 +208,13 @@ def _continues(old_size: int, old_root: bytes, size: int, root: bytes, proof: Se
     return old == old_root and new == root and last == 0
 
 
-def _levels(lines: Sequence[bytes]) -> list[list[bytes]]:
+def levels(lines: Sequence[bytes]) -> list[list[bytes]]:
     """The hashes of at least one line, then of pairs, up to the root; an odd last one is carried up as it is."""
-    levels = [[_leaf(line) for line in lines]]
-    while len(below := levels[-1]) > 1:  # this is the RFC's recursive split at the largest power of two
+    tree = [[_leaf(line) for line in lines]]
+    while len(below := tree[-1]) > 1:  # this is the RFC's recursive split at the largest power of two
         pairs = [_node(a, b) for a, b in zip(below[::2], below[1::2], strict=False)]
-        levels.append(pairs + below[len(pairs) * 2 :])
-    return levels
+        tree.append(pairs + below[len(pairs) * 2 :])
+    return tree
 
 
 def _leaf(line: bytes) -> bytes:

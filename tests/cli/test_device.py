@@ -14,7 +14,9 @@ import pytest
 
 from fedrec.data.interactions import Catalogue
 from fedrec.device import budget, catalogue
+from fedrec.device.gateway import TURNED_AWAY
 from fedrec.device.home import DeviceHome
+from tests.deployment.world import world
 from tests.device.fleet import NOW, Fleet
 
 Fedrec = Callable[..., Any]
@@ -101,6 +103,7 @@ def test_a_new_device_s_status(fedrec: Fedrec, made: DeviceHome) -> None:
         "home": str(made.root),
         "opt_in": False,
         "enrolled": None,
+        "turned_away": None,
         "catalogue": None,
         "charges": None,
         "ledger_faults": [],
@@ -185,3 +188,53 @@ def test_all_verbs_of_a_device_are_there(fedrec: Fedrec) -> None:
     shown = fedrec("device", "--help").out
     verbs = "init enrol import record feedback forget recommend budget serve run sync prepare status backup restore"
     assert [verb for verb in verbs.split() if f" {verb} " not in shown] == []
+
+
+@pytest.mark.usefixtures("made")
+def test_an_import_tells_what_it_has_not_read(fedrec: Fedrec, place: Path) -> None:
+    (place / "seen.csv").write_text("item_id,rating\n1,5\n")
+    assert fedrec("device", "import", "seen.csv").out.splitlines() == [
+        "1 new, 0 there already",
+        "not read: rating; if one holds ratings or times, name it with --rating-column or --time-column and import the "
+        "file again",
+    ]
+    assert len(fedrec("device", "import", "seen.csv", "--rating-column", "rating").out.splitlines()) == 1
+    done = fedrec("device", "import", ".")
+    assert (done.code, done.err) == (2, "fedrec: '.' is a folder; give one file of it.\n")
+
+
+def test_items_that_the_catalogue_does_not_know_are_told(fedrec: Fedrec, made: DeviceHome, place: Path) -> None:
+    with made.open_store() as store:
+        store.put(catalogue.DOCUMENT, catalogue.to_bytes(Catalogue(np.array(["a", "b"]))))
+    told = "not in the catalogue: kept, and"
+    assert fedrec("device", "record", "a").out == "a: seen\n"
+    assert f"1 item is {told} it counts once" in fedrec("device", "record", "z").out
+    (place / "seen.jsonl").write_text("".join(f'{{"item_id": "{item}"}}\n' for item in ("a", "x", "y")))
+    assert f"2 items are {told} they count once" in fedrec("device", "import", "seen.jsonl").out
+    assert "; 3 of the history's items are not in it" in fedrec("device", "status").out
+
+
+def test_a_budget_without_a_server_says_how_a_ledger_comes_here(fedrec: Fedrec, made: DeviceHome) -> None:
+    assert made.trust() is None
+    done = fedrec("device", "budget", "--check")
+    assert done.code == 0
+    assert "ledger: none is here yet; run 'fedrec device sync' once this device is enrolled" in done.out
+
+
+def test_the_status_tells_that_the_server_turns_the_device_away(fedrec: Fedrec, made: DeviceHome) -> None:
+    with made.open_store() as store:
+        store.put(TURNED_AWAY, b"It knows it no more.")
+    assert "SERVER      It knows it no more." in fedrec("device", "status").out.splitlines()
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_enrolling_tells_what_the_owner_has_to_do(
+    fedrec: Fedrec, made: DeviceHome, tmp_path: Path, joins: bool
+) -> None:
+    if joins:
+        made.policy_path.write_text("opt_in = true\n")
+    with world(tmp_path / "world") as here:
+        done = fedrec("device", "enrol", here.home.invitation(here.invite()).encoded())
+    assert done.code == 0, done.err
+    first = "" if joins else f"set opt_in = true in {made.policy_path} to take part, then "
+    assert done.out.endswith(f" as device 1; {first}start 'fedrec device run'\n")

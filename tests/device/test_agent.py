@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from fedrec.device.agent import Agent, alone
+from fedrec.device import agent
+from fedrec.device.agent import Agent, _Preparation, alone
 from fedrec.device.home import DeviceHome
+from fedrec.device.preparation import experiment_of
+from fedrec.device.store import Store
 from fedrec.errors import DeviceError
+from tests.device.fleet import resolved
 
 HOLDS = """
 import sys
@@ -53,3 +59,37 @@ def test_a_killed_agent_leaves_no_lock_behind(device: DeviceHome) -> None:
 def test_a_device_that_is_not_enrolled_does_not_start(device: DeviceHome) -> None:
     with pytest.raises(DeviceError, match="not enrolled"):
         Agent(device, print).run()
+
+
+def test_a_preparation_that_has_failed_is_tried_again(device: DeviceHome) -> None:
+    text = resolved()
+    with device.open_store() as store, contextlib.ExitStack() as stack:
+        store.put(f"experiment-{experiment_of(text).digest()}", text.encode())  # its catalogue is not here
+        preparation = _Preparation(device, store, stack, pause=0.0)
+        for _ in range(2):
+            assert preparation.look() is None
+            assert preparation.busy
+            while preparation.busy:
+                said = preparation.look()
+                time.sleep(0.05)
+            assert said is not None
+            assert "another catalogue" in said
+
+
+def test_nothing_is_looked_for_while_the_store_is_as_it_was(device: DeviceHome) -> None:
+    with device.open_store() as store, contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        looks: list[Store] = []
+
+        def wanted(store: Store) -> list[str]:
+            looks.append(store)
+            return []
+
+        patch.setattr(agent, "wanted", wanted)
+        preparation = _Preparation(device, store, stack)
+        for _ in range(5):
+            preparation.look()
+        assert len(looks) == 1
+        with device.open_store() as other:
+            other.put("something", b"new")
+        preparation.look()
+        assert len(looks) == 2

@@ -22,7 +22,7 @@ from fedrec.deployment.gateway import Gateway as Door
 from fedrec.deployment.published import Document
 from fedrec.device.budget import known_faults
 from fedrec.device.connection import Gateway
-from fedrec.device.gateway import enrol, sync
+from fedrec.device.gateway import TURNED_AWAY, enrol, sync
 from fedrec.device.home import DeviceHome
 from fedrec.device.shared import kept_round
 from fedrec.errors import AgreementError, DeviceError, FedrecError, ServerError
@@ -177,6 +177,34 @@ def test_a_roster_without_this_device_is_told(here: World, device: DeviceHome, t
         sync(device)
 
 
+def test_a_device_that_was_turned_away_keeps_why_until_it_is_let_in(here: World, device: DeviceHome) -> None:
+    sync(device)
+    with pytest.raises(DeviceError, match=r"the clocks differ by [0-9]+ s; set the one that is wrong"):
+        sync(device, lambda: time.time() - 4000)
+    with device.open_store() as store:
+        assert "clocks differ" in (store.get(TURNED_AWAY) or b"").decode()
+    sync(device)
+    with device.open_store() as store:
+        assert store.get(TURNED_AWAY) is None
+    here.registry.revoke(1, int(time.time()))
+    with pytest.raises(DeviceError, match=r"it knows it no more, most likely since it was revoked; ask its operator"):
+        sync(device)
+    with device.open_store() as store:
+        assert "revoked" in (store.get(TURNED_AWAY) or b"").decode()
+
+
+def test_a_new_catalogue_that_cannot_be_read_leaves_the_old_one(here: World, device: DeviceHome) -> None:
+    sync(device)
+    trust = device.trust()
+    assert trust is not None
+    for port in lying(here, LIES["a catalogue that cannot be read"]):
+        trust.model_copy(update={"server": f"localhost:{port}"}).save(device.trust_path)
+        with pytest.raises(AgreementError, match="this device keeps the one that it has"):
+            sync(device)
+    with device.open_store() as store:
+        assert store.get("catalogue") == here.home.catalogue_bytes()
+
+
 # What it does not believe
 
 Change = Callable[[World, str, bytes], bytes | None]
@@ -232,6 +260,13 @@ LIES: dict[str, Change] = {
         b"junk"
         if name == "model"
         else resigned(here, content, model=Document.of(b"junk").digest)
+        if name == "publication"
+        else content
+    ),
+    "a catalogue that cannot be read": lambda here, name, content: (
+        b"junk"
+        if name == "catalogue"
+        else resigned(here, content, catalogue=Document.of(b"junk").digest)
         if name == "publication"
         else content
     ),

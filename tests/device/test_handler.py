@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedrec.agreements.reply import Reply, verify_reply
 from fedrec.device import history
 from fedrec.device.answers import find
 from fedrec.device.handler import Handler
-from fedrec.errors import Refusal
+from fedrec.errors import AgreementError, Refusal
 from fedrec.secagg.messages import Phase
 from tests.device.fleet import Fleet, refused
 
@@ -38,6 +39,18 @@ def test_a_round_of_devices_gives_the_noised_sum_of_their_histories(fleet: Fleet
 def test_everybody_is_charged_once_a_round(fleet: Fleet) -> None:
     fleet.round()
     assert all(fleet.charges(number) == [(1, 0, "2027-01-15")] for number in fleet.homes)
+
+
+@pytest.mark.parametrize("phase", ["advert", "shares", "masked", "agree", "unmask"])
+def test_every_answer_is_signed_and_the_same_when_it_is_given_again(fleet: Fleet, phase: str) -> None:
+    request = fleet.request(phase)
+    question = fleet.question(request, fleet.until(Phase[phase.upper()]).routes[1])
+    for _ in range(2):
+        given = fleet.handler(1).answer(question)
+        said = Reply(request.experiment, 1, 0, phase, given.message, given.arrays)
+        verify_reply(said, given.signature, fleet.roster.members[1].identity)
+        with pytest.raises(AgreementError):
+            verify_reply(said, given.signature, fleet.roster.members[2].identity)
 
 
 def test_a_device_that_drops_out_before_its_vector_pays_nothing(fleet: Fleet) -> None:

@@ -135,7 +135,6 @@ REFUSED: dict[str, tuple[Make, Code]] = {
         lambda f: f.question(f.request("advert", round=2)),
         Code.ROUND,
     ),
-    "of an attempt that there is not": (lambda f: f.question(f.request("advert", f.plan(1, 5))), Code.ATTEMPTS),
     "with another mechanism": (asked(mechanism=HEX), Code.MECHANISM),
     "with less noise than planned": (
         lambda f: f.question(
@@ -178,6 +177,7 @@ POLICIES = {
     "the whole budget is too small": ("epsilon_total = 0.5", Code.BUDGET_TOTAL),
     "the hook says no": ('hook = ["false"]', Code.HOOK),
     "the hook is missing": ('hook = ["/nowhere/hook"]', Code.HOOK),
+    "the hook may not run": ('hook = ["/etc/passwd"]', Code.HOOK),
     "the hook takes too long": ('hook = ["sleep", "30"]\nhook_seconds = 0.2', Code.HOOK),
     "the policy is no policy": ("epsilon_day = -1.0", Code.FAILED),
     "the policy has a typing error": ("optin = true", Code.FAILED),

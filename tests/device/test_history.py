@@ -160,6 +160,13 @@ def test_other_words_are_refused(store: Store) -> None:
         history.record(store, "a", "see")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("word", ["disliked", "unliked", "loved", "li"])
+def test_no_word_is_suggested_that_may_mean_the_opposite(store: Store, word: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        history.feedback(store, "a", word)  # type: ignore[arg-type]
+    assert str(raised.value) == f"Feedback is liked, skipped or hidden, not '{word}'."
+
+
 TOLD = st.lists(
     st.builds(
         Event,

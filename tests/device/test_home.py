@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 
 from fedrec.device.home import DeviceHome
 from fedrec.device.policy import load_policy
+from fedrec.device.supernode import SuperNode
 from fedrec.errors import DeviceError
 from fedrec.secagg import crypto
+from tests.device.fleet import Fleet
 
 
 @pytest.fixture
@@ -117,3 +119,26 @@ def test_a_lost_or_damaged_key_is_said_and_not_made_anew(made: DeviceHome) -> No
     with pytest.raises(DeviceError, match=r"identity' has 63 bytes instead of 64"):
         made.identity()
     assert not (made.keys / "alias").exists()
+
+
+def test_a_mount_point_is_refused_with_a_folder_to_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    with pytest.raises(DeviceError, match=r"is a mount point; give a new folder in it: --home '.*disk/device'"):
+        DeviceHome.create(tmp_path / "disk")
+    DeviceHome.create(tmp_path / "disk" / "device")
+
+
+def test_no_device_runs_where_its_own_programs_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own programs would be found in their place, and they unpack what a server sends."""
+    fleet = Fleet(tmp_path, n=1)
+    trust = fleet.homes[1].trust()
+    assert trust is not None
+    genuine = os.statvfs(tmp_path)
+
+    class NoExec:
+        f_flag = genuine.f_flag | os.ST_NOEXEC
+
+    monkeypatch.setattr(os, "statvfs", lambda _: NoExec)
+    with pytest.raises(DeviceError, match=r"where no program may run \(mounted noexec\); keep the device elsewhere"):
+        SuperNode(fleet.homes[1], trust)

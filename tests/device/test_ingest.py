@@ -72,8 +72,8 @@ def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
 
 def test_doing_it_again_adds_nothing(store: Store, tmp_path: Path) -> None:
     path = written(tmp_path, ".csv")
-    assert import_file(store, path, FULL, 3) == Imported(3, 0, None)
-    assert import_file(store, path, FULL) == Imported(0, 3, None)
+    assert import_file(store, path, FULL, 3) == Imported(3, 0, None, ("other",))
+    assert import_file(store, path, FULL) == Imported(0, 3, None, ("other",))
     assert history.counts(store).events == 3
     assert history.min_rating(store) == 3
     assert store.query("SELECT DISTINCT source FROM interactions") == [("import:mine.csv",)]
@@ -169,3 +169,17 @@ def test_times(text: str, expected: int) -> None:
 def test_no_times(text: str) -> None:
     with pytest.raises(DataError, match="is no time; give seconds since 1970, or a text such as"):
         seconds(text)
+
+
+def test_columns_that_nobody_asked_for_are_told(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "seen.csv").write_text("item_id,stars,note\n1,5,x\n")
+    assert import_file(store, tmp_path / "seen.csv", Mapping()).unread == ("stars", "note")
+    assert import_file(store, tmp_path / "seen.csv", Mapping(rating="stars")).unread == ("note",)
+
+
+def test_what_cannot_be_imported_is_told_without_words_of_an_experiment(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "seen.xls").write_text("x")
+    for name, told in (("", "is a folder; give one file"), ("seen.xls", "the name does not tell the format")):
+        with pytest.raises(DataError, match=told) as raised:
+            import_file(store, tmp_path / name, Mapping())
+        assert "data.format" not in str(raised.value)

@@ -82,8 +82,10 @@ def test_a_bad_backup_changes_nothing(phone: DeviceHome, tmp_path: Path) -> None
     with pytest.raises(DeviceError, match="There is no backup"):
         restore(phone, tmp_path / "nothing")
     (tmp_path / "text").write_text("no backup")
-    with pytest.raises(DeviceError, match="is damaged"):
+    with pytest.raises(DeviceError, match="is damaged") as raised:
         restore(phone, tmp_path / "text")
+    assert str(raised.value).startswith(f"'{tmp_path / 'text'}' is damaged, no backup at all")
+    assert ".partial" not in str(raised.value), "not a file that its owner has never seen"
     assert phone.store_path.read_bytes() == before
     assert not [path for path in phone.root.iterdir() if path.name.startswith((".partial", "store.sqlite."))]
 

@@ -54,6 +54,8 @@ def test_damage_is_told_and_a_backup_puts_it_right(phone: DeviceHome, tmp_path: 
             phone.open_store()
         assert "fedrec device restore FILE" in str(error.value)
         assert str(error.value).count(". ") == 0
+        assert len(str(error.value).splitlines()) == 1
+        assert not [word for word in ("***", "Page", "malformed", "btree") if word in str(error.value)]
     if before is not None:
         assert phone.store_path.read_bytes() == before
     done = restore(phone, tmp_path / "backup")

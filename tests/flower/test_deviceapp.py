@@ -70,7 +70,8 @@ def test_an_honest_question_gets_the_handlers_answer(fleet: Fleet) -> None:
     server = fleet.server()
     question = fleet.question(fleet.request("advert"), server.routes[1])
     reply = config_of(ask(of(question), "train.advert", fleet.text))
-    assert reply == {"protocol": 2, "message": fleet.handler(1).answer(question).message}
+    given = fleet.handler(1).answer(question)
+    assert reply == {"protocol": 2, "message": given.message, "signature": given.signature}
 
 
 def test_the_same_masked_question_gets_the_same_bytes_and_one_charge(fleet: Fleet) -> None:
@@ -78,7 +79,7 @@ def test_the_same_masked_question_gets_the_same_bytes_and_one_charge(fleet: Flee
     question = fleet.question(fleet.request("masked"), server.routes[1])
     first, second = (config_of(ask(of(question), "train.masked", fleet.text)) for _ in range(2))
     assert first == second
-    assert set(first) == {"protocol", "message"}
+    assert set(first) == {"protocol", "message", "signature"}
     assert len(fleet.charges(1)) == 1
 
 
@@ -141,7 +142,7 @@ def test_an_advert_waits_until_the_agent_has_prepared_the_experiment(fleet: Flee
     reply = config_of(ask(of(question), "train.advert", fleet.text))
     thread.join()
     assert prepared == [fleet.text]
-    assert set(reply) == {"protocol", "message"}
+    assert set(reply) == {"protocol", "message", "signature"}
 
 
 def test_a_device_that_nobody_prepares_refuses_in_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
