@@ -17,7 +17,7 @@ ROOT = Path(fedrec.__file__).parent
 
 LAYERS = (
     ("errors", "faults"),
-    ("registry",),
+    ("registry", "processes"),
     ("randomness",),
     ("release",),
     ("contribution",),
@@ -142,7 +142,7 @@ def test_no_module_has_a_name_that_a_flower_app_drops() -> None:
     assert not [name for name in names if name.startswith("test_") or name.endswith("_test")]
 
 
-HEAVY = ("torch", "flwr", "matplotlib", "scipy", "dp_accounting", "opacus", "ray", "pandas")
+HEAVY = ("torch", "numba", "flwr", "matplotlib", "scipy", "dp_accounting", "opacus", "ray", "pandas")
 
 LIGHT = """
 import sys
@@ -159,7 +159,7 @@ from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import client_round
 
-text = '[data]\\nname="synthetic"\\n[model]\\nname="mf"\\nstart="random"\\n[privacy]\\nnoise_multiplier=1.0'
+text = '[data]\\nname="synthetic"\\n[model]\\nname="mf"\\nstart="random"\\n[training]\\nbackend="numpy"\\n[privacy]\\nnoise_multiplier=1.0'
 catalogue = Catalogue(np.arange(9).astype(str))
 me = Interactions("phone", np.array([0, 2]), np.array([1, 2], np.int32), catalogue)
 federation = make_federation(parse(text), catalogue, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,7 @@ class Replay:
     def __post_init__(self) -> None:
         self._filter = Filter(self.opening.epsilon, self.opening.delta)
         self._last = (0, 0)
+        self._released: Counter[int] = Counter()
 
     @property
     def charged(self) -> list[Attempt]:
@@ -132,7 +134,8 @@ class Replay:
             yield f"round {round_}, attempt {attempt} does not follow round {last[0]}, attempt {last[1]}"
         elif round_ > max(last[0], 1) and last[0] not in self.committed:
             yield f"round {round_} begins, but round {last[0]} was not committed"
-        if self.experiment is not None and attempt >= self.experiment.federation.attempts:
+        counted = attempt - self._released[round_]
+        if self.experiment is not None and counted >= self.experiment.federation.attempts:
             yield f"attempt {attempt} is one more than federation.attempts = {self.experiment.federation.attempts}"
 
     def _end(self, number: int, record: Record) -> None:
@@ -147,6 +150,7 @@ class Replay:
         if one.outcome == "commit":
             self.committed[one.round] = one
         elif one.outcome == "release":
+            self._released[one.round] += 1
             self._filter.remove(one.terms.events[self.opening.unit])
         least = terms.min_cohort if one.outcome == "commit" else 0
         if type(survivors) is not int or not least <= survivors <= terms.cohort:

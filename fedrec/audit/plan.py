@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from fedrec.audit.recorded import Expected, expected, record
 from fedrec.audit.views import Charge, Coalition, Epsilons, View, coalitions, declared, second, views
-from fedrec.errors import UsageError, did_you_mean
+from fedrec.errors import ConfigError, UsageError, did_you_mean
 from fedrec.privacy import accounting, skellam
 from fedrec.privacy.events import Event
 from fedrec.privacy.grid import Grid
@@ -24,6 +24,9 @@ MF_COORDINATES = 1682 * (64 + 1)
 
 LADDER = (0.5, 1.0, 2.0, 4.0, 8.0)
 """The epsilons that a plan compares."""
+
+_FURTHER = 64
+"""How many more users are tried where there are too few."""
 
 Kind = Literal["skellam", "gaussian"]
 
@@ -173,11 +176,11 @@ def plan(question: Question) -> Plan:
     """Answer a question.
 
     Raises:
-        UsageError: if no honest user is left in the least cohort.
+        UsageError: if no honest user is left in the least cohort, or secure aggregation serves no such users.
         PrivacyError: if no noise is enough, or none that the sampler can draw.
-        ConfigError: if secure aggregation has no sizes for so many dropouts and colluders.
     """
     least, colluders = least_cohort(question)
+    aggregation = _aggregation(question, least, colluders) if question.trust == "distributed" else None
     kinds: tuple[Kind, ...] = ("gaussian",) if question.trust == "central" else ("skellam", "gaussian")
     noises = tuple(_noise(question, kind, least, colluders) for kind in kinds)
     mechanism = _mechanism(question, kinds[0], noises[0].noise_multiplier, least, colluders)
@@ -185,7 +188,6 @@ def plan(question: Question) -> Plan:
     share, grid = mechanism.share_std(1), mechanism.grid
     if grid is not None:
         skellam.distance((share * grid.scale) ** 2)  # refuses what no device can draw
-    gone = question.users - least
     return Plan(
         question=question,
         min_cohort=least,
@@ -198,10 +200,7 @@ def plan(question: Question) -> Plan:
         ring_bits=None if grid is None else mechanism.bits,
         up_bytes=question.coordinates * (8 if grid is None else mechanism.bits // 8),
         down_bytes=question.coordinates * 4,
-        # Half a user more, so that the shares round down to exactly these users.
-        aggregation=choose(question.users, (colluders + 0.5) / question.users, (gone + 0.5) / question.users)
-        if question.trust == "distributed"
-        else None,
+        aggregation=aggregation,
         views=views(charges, question.delta),
         coalitions=coalitions(charges, question.delta),
         ladder=_ladder(question, kinds[0], noises[0], least, colluders),
@@ -233,6 +232,41 @@ def least_cohort(question: Question) -> tuple[int, int]:
             "honest; raise --users, or lower --dropout or --corrupt."
         )
     return least, colluders
+
+
+def _aggregation(question: Question, least: int, colluders: int) -> Parameters:
+    """The sizes of secure aggregation.
+
+    Raises:
+        UsageError: if there are none, with the fewest users that there are some for.
+    """
+    found = _sizes(question.users, least, colluders)
+    if found is not None:
+        return found
+    enough = next((n for n in range(question.users + 1, question.users + _FURTHER) if _serves(question, n)), None)
+    more = "" if enough is None else f"--users {enough}, "
+    both = f" and {colluders} collude" if colluders else ""
+    raise UsageError(
+        f"Of {question.users} users asked, {question.users - least} may stay away{both}, and then too few are left to "
+        f"open the sum, which takes more than half of everybody's partners; give {more}a smaller --dropout, or --trust "
+        "local."
+    )
+
+
+def _sizes(users: int, least: int, colluders: int) -> Parameters | None:
+    """Of secure aggregation; half a user more, so that the shares round down to exactly these users."""
+    try:
+        return choose(users, (colluders + 0.5) / users, (users - least + 0.5) / users)
+    except ConfigError:
+        return None
+
+
+def _serves(question: Question, users: int) -> bool:
+    """Whether there would be sizes for so many users."""
+    try:
+        return _sizes(users, *least_cohort(replace(question, users=users))) is not None
+    except UsageError:
+        return False
 
 
 def _mechanism(question: Question, kind: Kind, multiplier: float, least: int, colluders: int) -> Mechanism:

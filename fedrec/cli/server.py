@@ -75,6 +75,7 @@ def init(
     """Make a server: keys, certificate, registry, and the experiment that its devices will train."""
     from fedrec.config import load
     from fedrec.deployment.home import ServerConfig, ServerHome
+    from fedrec.deployment.needs import lines
     from fedrec.privacy.keys import public_key
 
     wanted = load(experiment, set_ or [])
@@ -83,7 +84,10 @@ def init(
     catalogue = _catalogue(wanted, items, item_column, feature or [], catalogue_of)
     registrar = None if registrar_key is None else public_key(registrar_key)
     made = ServerHome.create(place(home), config, wanted, catalogue, _given(cert, key, ca), registrar)
-    typer.echo(f"made a server in {made.root} for {config.address}; invite devices with 'fedrec server token'")
+    typer.echo(f"made a server in {made.root} for {config.address}")
+    for line in lines(made.experiment(), catalogue):
+        typer.echo(line)
+    typer.echo("invite devices with 'fedrec server token', and start it with 'fedrec server up'")
 
 
 @app.command()
@@ -154,16 +158,18 @@ def _listen(listen: str | None, port: int) -> tuple[str, int]:
 
 
 def _catalogue(experiment: Experiment, items: Path | None, item: str, features: list[str], of: str | None) -> Catalogue:
-    """The items of a file, of a data set, or of the experiment's own data."""
+    """The items of a file or of a data set; those of the experiment's own data are a simulation's."""
     from fedrec.data.source import load
     from fedrec.deployment.experiment import read_catalogue
     from fedrec.errors import UsageError
 
-    if items is not None and of is not None:
-        raise UsageError("Give either --items or --catalogue-of.")
-    if items is not None:
+    if items is not None and of is None:
         return read_catalogue(items, item, features)
-    return load(experiment.data if of is None else experiment.replaced(data={"name": of}).data).catalogue
+    if of is not None and items is None:
+        return load(experiment.replaced(data={"name": of}).data).catalogue
+    raise UsageError(
+        "Give either --items FILE, the public items that devices may have met, or --catalogue-of DATASET for a trial."
+    )
 
 
 def _given(cert: Path | None, key: Path | None, ca: Path | None) -> tuple[Pair, bytes] | None:

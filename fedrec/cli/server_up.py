@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from fedrec.deployment.home import ServerHome
-
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", metavar="DIR", help="The server's folder; by default $FEDREC_HOME/server.")
-]
+from fedrec.cli.server import HomeOption, server
 
 
 def up(
@@ -26,7 +20,7 @@ def up(
 
     from fedrec.deployment.supervisor import Supervisor
 
-    supervisor = Supervisor(_server(home), typer.echo)
+    supervisor = Supervisor(server(home), typer.echo)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     supervisor.up(until_done=until_done)
@@ -39,12 +33,5 @@ def status(
     """How the server is: training, devices, budget, certificate, the last error; also when nothing runs."""
     from fedrec.deployment import status as look
 
-    found = look.Watcher(_server(home)).look()
+    found = look.Watcher(server(home)).look()
     typer.echo(look.as_json(found) if as_json else look.words(found))
-
-
-def _server(home: Path | None) -> ServerHome:
-    from fedrec.data.home import home as fedrec_home
-    from fedrec.deployment.home import ServerHome
-
-    return ServerHome.open(home or fedrec_home() / "server")

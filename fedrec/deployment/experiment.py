@@ -13,6 +13,8 @@ from fedrec.data.items import ItemColumns, format_of, layout_of, read_items, rec
 from fedrec.device.catalogue import digest, to_bytes
 from fedrec.errors import ConfigError
 from fedrec.federation.planning import make_federation
+from fedrec.models.base import require_extras
+from fedrec.registry import MODELS
 from fedrec.sections import DeploymentConfig
 
 _OPTIONAL = ("title", "year", "genres")
@@ -25,6 +27,7 @@ def for_devices(experiment: Experiment, catalogue: Catalogue) -> Experiment:
 
     Raises:
         ConfigError: if the cohort is not given, or the experiment has no privacy or trusts the server with the noise.
+        MissingExtraError: if what its model takes is not installed.
         PrivacyError: if nothing is proved for it.
     """
     privacy, rounds = experiment.privacy, experiment.federation
@@ -41,9 +44,12 @@ def for_devices(experiment: Experiment, catalogue: Catalogue) -> Experiment:
     raw["data"] = {"name": "devices", "catalogue": digest(to_bytes(catalogue)), **kept}
     raw["privacy"]["source"] = "secure"
     raw["engine"]["name"] = "flower"
+    if raw["training"]["backend"] in ("auto", "numba") and "numpy" in MODELS.get(experiment.model.name).backends:
+        raw["training"]["backend"] = "numpy"  # a device is light, and compiles nothing
     raw["deployment"] = (experiment.deployment or DeploymentConfig()).model_dump(mode="json")
     resolved = resolve(raw, "the experiment as devices run it")
     federation = make_federation(resolved, catalogue, rounds.cohort)
+    require_extras(federation.model)
     if privacy.trust == "distributed":
         terms = terms_of(federation, federation.plan(1))
         for size in {rounds.cohort, rounds.min_cohort}:

@@ -61,6 +61,9 @@ _ENROLMENT_SECONDS = 10.0
 _FAILURES = 10
 """Failed enrolments of one address in a minute, after which it waits."""
 
+_ADDRESS = 45
+"""Characters of the longest IP address."""
+
 _log = logging.getLogger("fedrec.gateway")
 
 
@@ -103,6 +106,7 @@ class Gateway:
         register_node: makes a node key (PEM) known to Flower, as often as it is called, and returns the node's id.
         upstream: where the SuperLink is now; None while it is down.
         clock: unix seconds.
+        proxy: the address of a proxy in front, whose X-Real-IP is believed; nobody else's is.
     """
 
     def __init__(
@@ -113,9 +117,11 @@ class Gateway:
         register_node: Callable[[bytes], str],
         upstream: Callable[[], Upstream | None],
         clock: Callable[[], float] = time.time,
+        proxy: str | None = None,
     ) -> None:
         self._registry, self._server, self._document = registry, server, document
         self._register_node, self._upstream, self._clock = register_node, upstream, clock
+        self._proxy = proxy
         self._client: tuple[Upstream, httpx.AsyncClient] | None = None
         self._failures = Failures()
         self._heavy = asyncio.Semaphore(8)
@@ -213,7 +219,7 @@ class Gateway:
     # Devices
 
     async def _enrol(self, request: Request, path: str) -> Response:
-        address, now = (request.client.host if request.client else ""), self._clock()
+        address, now = self._address(request), self._clock()
         if self._failures.too_many(address, now):
             return _refused(429, "busy")
         try:
@@ -234,6 +240,11 @@ class Gateway:
             await run_in_threadpool(self._registry.note_node, device.number, node_id)
         _log.info("device %d enrolled from %s", device.number, address)
         return _json(200, {"number": device.number, "node_id": node_id})
+
+    def _address(self, request: Request) -> str:
+        """Whom a request comes from: its connection's other end, or whom the proxy says that it speaks for."""
+        address = request.client.host if request.client else ""
+        return request.headers.get("x-real-ip", address)[:_ADDRESS] if address == self._proxy else address
 
     async def _serve(self, request: Request, path: str) -> Response:
         found: list[Device] = []

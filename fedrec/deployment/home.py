@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,18 +11,19 @@ from pathlib import Path
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, ValidationError
+from pydantic import Field, IPvAnyAddress, ValidationError
 
 from fedrec.config import Experiment, parse
-from fedrec.data.home import scratch
+from fedrec.data.home import scratch, write_new
 from fedrec.data.interactions import Catalogue
+from fedrec.data.sources.devices import DevicesConfig
 from fedrec.deployment import certificates
 from fedrec.deployment.certificates import Pair
 from fedrec.deployment.experiment import for_devices
 from fedrec.deployment.registry import Registry
 from fedrec.device import catalogue as catalogues
 from fedrec.device.trust import Invitation, text
-from fedrec.errors import ServerError
+from fedrec.errors import ServerError, UsageError
 from fedrec.sections import Section
 
 SIGNERS = ("request", "registrar", "app", "ledger")
@@ -44,6 +44,8 @@ class ServerConfig(Section):
         superlink_port: of the SuperLink, on loopback; 0 takes a free one, as for the two below.
         apps_port: of the app registry, on loopback.
         metrics_port: of the metrics, on loopback.
+        proxy: the address of a proxy that stands in front and says in X-Real-IP whom it speaks for; None while every
+            connection is a device's own.
     """
 
     public_name: str
@@ -53,6 +55,7 @@ class ServerConfig(Section):
     superlink_port: int = Field(0, ge=0, le=65535)
     apps_port: int = Field(0, ge=0, le=65535)
     metrics_port: int = Field(0, ge=0, le=65535)
+    proxy: IPvAnyAddress | None = None
 
     @property
     def address(self) -> str:
@@ -107,7 +110,7 @@ class ServerHome:
             new = ServerHome(made / "server")
             for folder in (new.root, new.ca.parent, new.certificate.parent, new.keys, new.flwr, new.logs):
                 folder.mkdir(mode=0o700)
-            new._write("server.toml", tomli_w.dumps(config.model_dump()).encode())
+            new._write("server.toml", tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode())
             new._write("experiment.toml", resolved.to_toml().encode())
             new._write("catalogue.bin", catalogues.to_bytes(catalogue))
             new._write_keys(registrar)
@@ -121,12 +124,13 @@ class ServerHome:
         """The server of a folder.
 
         Raises:
-            ServerError: if there is none, or others can reach it.
+            UsageError: if there is none.
+            ServerError: if others can reach it.
         """
         root = root.absolute()  # its processes run in folders of their own
         home = ServerHome(root)
         if not (root / "server.toml").is_file():
-            raise ServerError(f"There is no server in '{root}'; make one with 'fedrec server init --home DIR'.")
+            raise UsageError(f"There is no server in '{root}'; make one with 'fedrec server init --home DIR'.")
         for path in (root, home.keys):
             if path.stat().st_mode & 0o077:
                 raise ServerError(f"Others on this machine can reach '{path}'; run: chmod 700 '{path}'")
@@ -206,7 +210,18 @@ class ServerHome:
         return self._read(self.catalogue_file.name)
 
     def catalogue(self) -> Catalogue:
-        return catalogues.from_bytes(self.catalogue_bytes())
+        """The public items.
+
+        Raises:
+            ServerError: if they are not those that the experiment names, which no device would take.
+        """
+        content, data = self.catalogue_bytes(), self.experiment().data
+        if not isinstance(data, DevicesConfig) or catalogues.digest(content) != data.catalogue:
+            raise ServerError(
+                f"'{self.catalogue_file}' is not the catalogue that '{self.experiment_file}' names: it is damaged or "
+                "was replaced; restore it from a backup."
+            )
+        return catalogues.from_bytes(content)
 
     def key(self, name: str) -> Ed25519PrivateKey:
         """One of `SIGNERS`.
@@ -307,11 +322,7 @@ class ServerHome:
             raise ServerError(f"Cannot read '{path}': {error.strerror}; restore it from a backup.") from error
 
     def _write(self, name: str, content: bytes) -> None:
-        path = self.root / name
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(self.root / name, content)
 
 
 def _both(pair: Pair) -> bytes:

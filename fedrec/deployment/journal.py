@@ -82,6 +82,7 @@ _WORDS = {
     "waiting": "{where} waits: {online} devices online, {wanted} needed; {why}",
     "recruited": "{where}: {cohort} of {online} devices online are asked",
     "phase": "{where}, {phase}: {answered} of {asked} answered ({silent} silent, {refused} refused, {rejected} wrong)",
+    "released": "{where} cost nothing and waits: {why}; tried again in {pause_s:.0f} s",
     "round": "{where} is done: {survivors} devices, {seconds:.1f} s, epsilon {epsilon:.4g}",
     "failed": "{where} failed: {why}",
 }

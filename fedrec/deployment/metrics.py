@@ -13,7 +13,8 @@ _KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 _COUNTERS = {
     "rounds": "Rounds that were committed.",
-    "attempts": "Attempts at rounds, each of which was charged.",
+    "attempts": "Attempts at rounds, each of which was charged unless it was released.",
+    "released": "Attempts that ended before any vector was asked for, which cost nothing.",
     "failed": "Attempts that too few devices went through.",
     "lost": "Trainings that ended without a word and were started anew.",
     "asked": "Messages to devices.",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrec.agreements.publication import Publication, sign_publication
+from fedrec.data.safetensors import metadata
 from fedrec.deployment.home import ServerHome
 from fedrec.deployment.registry import Device, Registry
 from fedrec.deployment.seats import Cohort, Place, read_cohorts
@@ -152,6 +153,6 @@ class Published:
 def _round(model: bytes) -> int:
     """The round in the metadata of a safetensors file."""
     try:
-        return int(json.loads(model[8 : 8 + int.from_bytes(model[:8], "little")])["__metadata__"]["round"])
+        return int(metadata(model)["round"])
     except (ValueError, KeyError, TypeError) as error:
         raise ServerError(f"The run's {PUBLISHED} does not say of which round it is; it is damaged.") from error

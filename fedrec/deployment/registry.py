@@ -177,19 +177,19 @@ class Registry:
 
     def devices(self) -> list[Device]:
         """All that ever enrolled, by number."""
-        return self._devices("", ())
+        return self._devices()
 
     def active(self) -> list[Device]:
         """Those that are not revoked, by number."""
-        return self._devices("WHERE revoked IS NULL", ())
+        return self._devices(_ACTIVE)
 
     def device(self, number: int) -> Device | None:
         """The device of a number that is not revoked."""
-        return next(iter(self._devices("WHERE revoked IS NULL AND number = ?", (number,))), None)
+        return next(iter(self._devices(f"{_ACTIVE} AND number = ?", (number,))), None)
 
     def of_node(self, node_key: bytes) -> Device | None:
         """The device with this key for Flower, if it is not revoked."""
-        return next(iter(self._devices("WHERE revoked IS NULL AND node_key = ?", (node_key,))), None)
+        return next(iter(self._devices(f"{_ACTIVE} AND node_key = ?", (node_key,))), None)
 
     # Rosters
 
@@ -207,7 +207,7 @@ class Registry:
                         "There is no roster yet: sign that of 'fedrec server roster-export' and import it."
                     )
                 return last
-            members = {device.number: device.member for device in self._active(connection)}
+            members = _members(connection)
             if last is not None and dict(last.members) == members:
                 return last
             roster = sign_roster(last.version + 1 if last else 1, members, self._registrar)
@@ -218,7 +218,7 @@ class Registry:
         """Version and members of the roster that is due, for a registrar elsewhere to sign."""
         with self._transaction() as connection:
             last = self._last(connection)
-            members = {device.number: device.member for device in self._active(connection)}
+            members = _members(connection)
         return (last.version + 1 if last else 1), members
 
     def import_roster(self, text: bytes) -> SignedRoster:
@@ -235,7 +235,7 @@ class Registry:
                 raise ServerError(
                     f"The roster has version {roster.version}, and {last.version} is in force; export and sign it anew."
                 )
-            members = {device.number: device.member for device in self._active(connection)}
+            members = _members(connection)
             strange = [number for number, member in roster.members.items() if members.get(number) != member]
             if strange:
                 raise ServerError(
@@ -276,15 +276,9 @@ class Registry:
         ).lastrowid
         return Device(number or 0, *keys, note, None, now, None)
 
-    @staticmethod
-    def _active(connection: sqlite3.Connection) -> list[Device]:
-        rows = connection.execute(f"{_SELECT} WHERE revoked IS NULL ORDER BY number").fetchall()
-        return [Device(*row) for row in rows]
-
-    def _devices(self, where: str, values: tuple[int | bytes, ...]) -> list[Device]:
+    def _devices(self, where: str = "", values: tuple[int | bytes, ...] = ()) -> list[Device]:
         with self._connection() as connection:
-            rows = connection.execute(f"{_SELECT} {where} ORDER BY number", values).fetchall()
-        return [Device(*row) for row in rows]
+            return _select(connection, where, values)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -308,6 +302,17 @@ class Registry:
 
 
 _SELECT = "SELECT number, identity, channel, alias, node_key, note, node_id, enrolled, revoked FROM devices"
+
+_ACTIVE = "WHERE revoked IS NULL"
+
+
+def _select(connection: sqlite3.Connection, where: str, values: tuple[int | bytes, ...] = ()) -> list[Device]:
+    rows = connection.execute(f"{_SELECT} {where} ORDER BY number", values).fetchall()
+    return [Device(*row) for row in rows]
+
+
+def _members(connection: sqlite3.Connection) -> dict[int, Member]:
+    return {device.number: device.member for device in _select(connection, _ACTIVE)}
 
 
 def _hash(token: bytes) -> bytes:

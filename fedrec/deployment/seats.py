@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedrec.errors import ServerError
+from fedrec.privacy.proofs import levels, path_to_root
 
 Place = tuple[int, int]
 """An attempt of a run: round and attempt."""
@@ -22,13 +22,7 @@ class Cohort:
 
     def __init__(self, pseudonyms: Collection[str]) -> None:
         self._leaves = sorted(pseudonyms)
-        self._levels = [[hashlib.sha256(b"\x00" + leaf.encode()).digest() for leaf in self._leaves]]
-        while len(below := self._levels[-1]) > 1:
-            pairs = [
-                hashlib.sha256(b"\x01" + left + right).digest()
-                for left, right in zip(below[::2], below[1::2], strict=False)
-            ]
-            self._levels.append(pairs + below[len(pairs) * 2 :])
+        self._levels = levels([leaf.encode() for leaf in self._leaves])
 
     def seats(self, pseudonym: str) -> list[dict[str, Any]]:
         """One's own seat, or the neighbours of where it would be, as JSON holds them."""
@@ -36,17 +30,13 @@ class Cohort:
         within = place < len(self._leaves) and self._leaves[place] == pseudonym
         shown = [place] if within else [index for index in (place - 1, place) if 0 <= index < len(self._leaves)]
         return [
-            {"pseudonym": self._leaves[index], "index": index, "proof": [step.hex() for step in self._path(index)]}
+            {
+                "pseudonym": self._leaves[index],
+                "index": index,
+                "proof": [step.hex() for step in path_to_root(self._levels, index)],
+            }
             for index in shown
         ]
-
-    def _path(self, index: int) -> list[bytes]:
-        path = []
-        for level in self._levels[:-1]:
-            if index ^ 1 < len(level):
-                path.append(level[index ^ 1])
-            index >>= 1
-        return path
 
 
 def read_cohorts(content: bytes, name: str) -> dict[Place, tuple[int, ...]]:

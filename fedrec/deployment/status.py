@@ -31,6 +31,7 @@ class Status:
     Attributes:
         experiment, digest, model: what is trained.
         state: ``down``, ``waiting`` (for devices), ``training``, ``starting``, ``finished`` or ``stopped``.
+        why: why it waits for devices, if it does.
         round, rounds: done, and of how many (None before training has started).
         attempt: at the next round.
         enrolled, online, revoked: devices.
@@ -46,6 +47,7 @@ class Status:
     digest: str
     model: str
     state: str
+    why: str | None
     round: int
     rounds: int | None
     attempt: int
@@ -93,13 +95,14 @@ class Watcher:
         experiment, devices = self._home.experiment(), self._home.registry().devices()
         running = locks.holder(self._home.root / SERVER_LOCK)
         done, attempt, trouble = self._progress()
-        last = self._last_error or {}
+        state, last = self._state(running is not None), self._last_error or {}
         rounds = self._latest.get("started", {}).get("rounds")
         return Status(
             experiment=experiment.name,
             digest=experiment.digest(),
             model=experiment.model.name,
-            state=self._state(running is not None),
+            state=state,
+            why=self._waits() if state == "waiting" else None,
             round=done,
             rounds=rounds,
             attempt=attempt,
@@ -135,8 +138,14 @@ class Watcher:
             return "down"
         if trainer(self._home) is None:
             return "starting"
-        waiting, recruited = (self._latest.get(name, {}).get("at", 0.0) for name in ("waiting", "recruited"))
-        return "waiting" if waiting > recruited else "training"
+        return "training" if self._waits() is None else "waiting"
+
+    def _waits(self) -> str | None:
+        """Why training waits for devices; None if it does not."""
+        recruited = self._latest.get("recruited", {}).get("at", 0.0)
+        waits = [one for name in ("waiting", "released") if (one := self._latest.get(name)) is not None]
+        latest = max(waits, key=lambda one: float(one["at"]), default=None)
+        return str(latest.get("why")) if latest is not None and latest["at"] >= recruited else None
 
     def _finished(self) -> bool:
         return RunFolder(self._home.run).finished
@@ -187,7 +196,7 @@ def _count(totals: Counter[str], event: str, line: dict[str, Any]) -> None:
         totals["attempts"] += 1
     elif event == "round":
         totals["rounds"] += 1
-    elif event in {"failed", "lost"}:
+    elif event in {"failed", "released", "lost"}:
         totals[event] += 1
     elif event == "phase":
         for name in ("asked", "answered", "refused", "rejected", "silent", "up_bytes", "down_bytes"):
@@ -202,15 +211,17 @@ def _number(facts: dict[str, str | int | None] | None, name: str) -> int | None:
 
 def words(status: Status) -> str:
     """A status for people, a fact a line."""
-    known = status.rounds if status.rounds is not None else "?"
+    done = "none done yet" if status.rounds is None and not status.round else f"{status.round} done"
+    if status.rounds is not None:
+        done = f"{status.round} of {status.rounds} done"
     epsilon = "-" if status.epsilon is None else f"{status.epsilon:.4g}"
     when = (
         "" if status.last_error_at is None else time.strftime(" (%Y-%m-%d %H:%M)", time.localtime(status.last_error_at))
     )
     lines = {
         "experiment": f"{status.experiment} ({status.model}), {status.digest[:16]}",
-        "state": status.state,
-        "round": f"{status.round} of {known} done" + (f", attempt {status.attempt}" if status.attempt else ""),
+        "state": status.state + (f": {status.why}" if status.why else ""),
+        "round": done + (f", attempt {status.attempt}" if status.attempt else ""),
         "devices": f"{status.online} online of {status.enrolled} enrolled, {status.revoked} revoked",
         "epsilon": f"{epsilon} of {status.budget}",
         "certificate": _certificate(status.certificate_days),

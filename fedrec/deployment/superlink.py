@@ -22,10 +22,10 @@ from typing import IO
 import tomli_w
 from cryptography.hazmat.primitives import serialization
 
+from fedrec import processes
 from fedrec.deployment import certificates
 from fedrec.deployment.gateway import Upstream
 from fedrec.deployment.home import ServerHome
-from fedrec.engines import processes
 from fedrec.errors import ServerError
 
 HOME = "FEDREC_SERVER_HOME"
@@ -167,7 +167,7 @@ class SuperLink:
         folder = self._home.flwr.absolute()
         port = self._home.config.superlink_port or processes.free_port()
         files = _certificate(folder)
-        environment = processes.environment(folder) | {
+        environment = processes.loopback(folder) | {
             "FLWR_SUPERGRID_API_URL": self._apps,
             HOME: str(self._home.root.absolute()),
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
-import fedrec.errors
+from fedrec import processes
 from fedrec.deployment import apps, locks, metrics, serving, training
 from fedrec.deployment.gateway import Gateway
 from fedrec.deployment.home import ServerHome
@@ -24,6 +24,7 @@ from fedrec.deployment.published import Published
 from fedrec.deployment.status import SERVER_LOCK, Watcher
 from fedrec.deployment.superlink import Flower, SuperLink, nodes
 from fedrec.errors import FedrecError, ServerError
+from fedrec.models.base import build, require_extras
 from fedrec.reporting.folder import RunFolder
 
 LOG = "server.jsonl"
@@ -69,9 +70,13 @@ class Supervisor:
         """Run until `stop`, or with ``until_done`` until there is nothing left to train.
 
         Raises:
-            ServerError: if another process runs this server, or a part of it cannot be started.
+            ServerError: if another process runs this server, its catalogue is damaged, or a part of it cannot be
+                started.
+            MissingExtraError: if what its model takes is not installed.
             FedrecError: with ``until_done``, what training ended with.
         """
+        self._home.catalogue()  # damaged, it would be served and refused by every device
+        require_extras(build(self._home.experiment()))
         os.umask(0o077)
         _log_to(self._home.logs / "gateway.log")
         with ExitStack() as stack:
@@ -111,7 +116,12 @@ class Supervisor:
         home = self._home
         published = Published(home, self._registry)
         gateway = Gateway(
-            self._registry, home.public("request"), published.document, self._register, superlink.upstream
+            self._registry,
+            home.public("request"),
+            published.document,
+            self._register,
+            superlink.upstream,
+            proxy=None if home.config.proxy is None else str(home.config.proxy),
         )
         server = serving.server(gateway, home.certificate, home.config.host, home.config.port)
         thread = threading.Thread(target=_quietly(server), name="gateway", daemon=True)
@@ -249,10 +259,7 @@ class Supervisor:
     def _raise_failure(self) -> None:
         found = training.failure(self._home)
         if found is not None:
-            kind: type[FedrecError] = getattr(fedrec.errors, found["type"], FedrecError)
-            error = kind.__new__(kind)
-            error.args = (found["message"],)
-            raise error
+            raise processes.brought_back(found)
 
 
 def _log_to(path: Path) -> None:

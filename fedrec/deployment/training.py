@@ -22,11 +22,11 @@ from fedrec.deployment.registry import Registry
 from fedrec.engines.base import Engine
 from fedrec.engines.outcome import versions
 from fedrec.engines.run import Deployment, Recruited, model_file, noise_source, open_ledger, run_rounds
-from fedrec.errors import FedrecError, ServerError
+from fedrec.errors import FedrecError, NothingAskedError, ServerError
 from fedrec.faults import reach
 from fedrec.federation import checkpoint
 from fedrec.federation.planning import make_federation
-from fedrec.federation.round import Federation, State
+from fedrec.federation.round import Federation, Plan, State
 from fedrec.privacy.accounting import accountant_of, useful_epsilon
 from fedrec.privacy.keys import pseudonym
 from fedrec.privacy.ledger import Ledger
@@ -38,6 +38,18 @@ from fedrec.reporting.report import write_report
 
 LOG = "training.jsonl"
 """What the training tells of itself, in the server's ``logs``."""
+
+_PAUSE_FIRST_S, _PAUSE_LAST_S = 2.0, 60.0
+"""After attempts that were released; devices look for news of their server every minute."""
+
+_sleep = time.sleep
+"""How an attempt is waited for."""
+
+_TOLD = (
+    *("round", "attempt", "cohort", "survivors", "rejected"),
+    *("seconds", "waiting_s", "up_bytes", "down_bytes", "epsilon"),
+)
+"""Of a round's line, what the log repeats."""
 
 
 class Devices(Engine, Protocol):
@@ -87,13 +99,8 @@ def _train(home: ServerHome, devices_for: DevicesFor) -> None:
     work.catch_up()
     began = time.perf_counter()
     with Progress() as progress:
-        deployment = Deployment(work.recruit, work.done)
-        try:
-            state = run_rounds(federation, devices, folder, ledger, progress, deployment=deployment)
-        except FedrecError:
-            with suppress(FedrecError):  # why it ended is what counts
-                work.sign()
-            raise
+        deployment = Deployment(work.recruit, work.sign, work.wait, work.done)
+        state = run_rounds(federation, devices, folder, ledger, progress, deployment=deployment)
         progress.finish()
     work.publish(state)
     folder.write_bytes(names.MODEL, model_file(state.shared))
@@ -117,7 +124,6 @@ class _Work:
 
     def recruit(self, round_: int, attempt: int) -> Recruited:
         """The devices of an attempt, written down before the ledger charges it."""
-        self.sign()  # the attempt before may have been aborted
         numbers = self.devices.recruit(round_, attempt)
         run = self.federation.experiment.digest()
         aliases = {device.number: device.alias for device in self.registry.devices()}
@@ -126,8 +132,16 @@ class _Work:
         root = cohort_root([pseudonym(aliases[number], run) for number in numbers])
         return Recruited(np.array(numbers, np.int64), root)
 
+    def wait(self, plan: Plan, why: NothingAskedError, in_a_row: int) -> None:
+        """Give devices time before the next attempt: the longer, the more attempts in a row were released."""
+        pause = min(_PAUSE_FIRST_S * 2 ** min(in_a_row - 1, 10), _PAUSE_LAST_S)
+        told = {"round": plan.round, "attempt": plan.attempt, "why": str(why), "pause_s": pause}
+        self.journal.note("released", told)
+        _sleep(pause)
+
     def catch_up(self) -> None:
-        """Publish what a crash kept from being published."""
+        """Sign and publish what a crash kept from it."""
+        self.sign()
         if self.folder.has(names.CHECKPOINT):
             where = str(self.folder.path(names.CHECKPOINT))
             data = self.folder.read_bytes(names.CHECKPOINT)
@@ -140,11 +154,10 @@ class _Work:
         self.publish(state)
         reach("server.published")
         line = self.folder.rounds()[-1]
-        kept = ("round", "attempt", "cohort", "survivors", "rejected", "seconds", "up_bytes", "down_bytes", "epsilon")
-        self.journal.note("round", {name: line[name] for name in kept})
+        self.journal.note("round", {name: line[name] for name in _TOLD})
 
     def publish(self, state: State) -> None:
-        """The model for devices and the ledger's signed checkpoint, each replaced whole."""
+        """The model for devices, replaced whole."""
         from safetensors.numpy import save
 
         data = self.federation.experiment.data
@@ -155,7 +168,6 @@ class _Work:
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in state.shared.items()}
         self.folder.write_bytes(PUBLISHED, bytes(save(arrays, metadata=about)))
-        self.sign()
 
     def sign(self) -> None:
         """The ledger's checkpoint as the ledger is now, for the key that devices were given with their invitations."""

@@ -19,12 +19,11 @@ from typing import Any
 
 import tomli_w
 
-import fedrec.errors
+from fedrec import processes
 from fedrec.config import Experiment
-from fedrec.engines import processes
 from fedrec.engines.run import headline
 from fedrec.engines.setting import prepare
-from fedrec.errors import FedrecError, MissingExtraError, RoundFailedError
+from fedrec.errors import MissingExtraError, RoundFailedError
 from fedrec.reporting.folder import EXPERIMENT, RunFolder
 from fedrec.reporting.progress import Progress
 
@@ -75,7 +74,7 @@ def _run_in(folder: RunFolder, experiment: Experiment, rounds: int, *, resume: b
             progress.start(rounds, len(folder.rounds()))
             status, details = _follow(environment, run_id, folder, progress, experiment.privacy.epsilon)
         if failure.is_file():
-            raise _brought_back(json.loads(failure.read_text(encoding="utf-8")))
+            raise processes.brought_back(json.loads(failure.read_text(encoding="utf-8")))
         if status != "finished:completed":
             raise RoundFailedError(f"Flower's run ended as {status}: {details.strip() or 'no details'}.")
     return folder.read_summary()
@@ -106,7 +105,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
     """
     home.mkdir(parents=True)
     port = processes.free_port()
-    environment = processes.environment(home)
+    environment = processes.loopback(home)
     environment |= {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port), "RAY_USAGE_STATS_ENABLED": "0"}
     connection = {"superlink": {"default": "local", "local": {"address": f"127.0.0.1:{port}", "insecure": True}}}
     (home / "config.toml").write_text(tomli_w.dumps(connection), encoding="utf-8")
@@ -168,11 +167,3 @@ def _follow(
         with contextlib.suppress(RoundFailedError):
             processes.flwr(environment, "stop", run_id, "local")
         raise
-
-
-def _brought_back(failure: Mapping[str, str]) -> FedrecError:
-    """The ServerApp's error as its own class, so that the exit code is the same on every engine."""
-    kind: type[FedrecError] = getattr(fedrec.errors, failure["type"], FedrecError)
-    error = kind.__new__(kind)
-    error.args = (failure["message"],)
-    return error

@@ -55,10 +55,14 @@ class Deployment:
 
     Attributes:
         recruit: finds the devices for an attempt at a round.
+        recorded: told when the ledger has a new line on the disk.
+        wait: told of an attempt that was released, why, and how many in a row that makes; returns when to try again.
         publish: told each state when it is safe on the disk.
     """
 
     recruit: Callable[[int, int], Recruited]
+    recorded: Callable[[], None]
+    wait: Callable[[Plan, NothingAskedError, int], None]
     publish: Callable[[State], None]
 
 
@@ -108,20 +112,27 @@ def run_rounds(
         measure: follows the model; None measures nothing, as a server that has no data.
         deployment: where clients are real devices.
 
+    On real devices an attempt that is released does not count among those that a round may have: it costs nothing, and
+    the devices may be there a minute later. A simulation's clients will not, so there every attempt counts.
+
     Raises:
         BudgetExceededError: before a round that the budget does not allow; what is done stays in the folder.
         RoundFailedError: when a round found too few clients in every attempt.
     """
-    state = _continue_from(federation, folder, ledger)
+    real, recorded = (False, _nothing) if deployment is None else (True, deployment.recorded)
+    state = _continue_from(federation, folder, ledger, real=real)
+    recorded()
     progress.start(federation.rounds, state.round)
-    failure: FedrecError | None = None
+    failure, released = None, 0
     while state.round < federation.rounds:
-        began = time.perf_counter()
+        looked = time.perf_counter()
         recruited = None if deployment is None else deployment.recruit(state.round + 1, state.attempt)
+        began = time.perf_counter()
         plan = federation.plan(state.round + 1, state.attempt, None if recruited is None else recruited.users)
         reach("run.planned")
         _reserve(ledger, plan, {} if recruited is None else {"clients": recruited.clients}, failure)
         reach("run.reserved")
+        recorded()
         survivors = 0
         try:
             collected = engine.collect(plan, state.shared)
@@ -131,18 +142,24 @@ def run_rounds(
         except (RoundFailedError, ContributionError) as error:
             failure = error
             _close(ledger, plan, "release" if isinstance(error, NothingAskedError) else "abort", survivors)
-            state = federation.failed(state)
+            recorded()
+            state = _failed(federation, ledger, state, real=real)
             _save(federation, folder, ledger, state)
+            if deployment is not None and isinstance(error, NothingAskedError):
+                released += 1
+                deployment.wait(plan, error, released)
             continue
-        failure = None
+        failure, released = None, 0
         seconds = time.perf_counter() - began
         reach("run.aggregated")
         _close(ledger, plan, "commit", survivors, after.shared)
         reach("run.committed")
+        recorded()
         due = plan.round % federation.experiment.evaluation.every == 0 or plan.round == federation.rounds
         metrics = measure(after.shared) if measure is not None and due else None
         epsilon = ledger.spent() if plan.mechanism.private else None
-        folder.append_round(_line(plan, collected, survivors, seconds, epsilon, metrics))
+        waited = {"waiting_s": began - looked} if real else {}
+        folder.append_round(_line(plan, collected, survivors, seconds, epsilon, metrics) | waited)
         reach("run.recorded")
         state = after
         _save(federation, folder, ledger, state)
@@ -153,6 +170,10 @@ def run_rounds(
     return state
 
 
+def _nothing() -> None:
+    """What a simulation has to do when its ledger has grown."""
+
+
 def _line(
     plan: Plan,
     collected: Collected,
@@ -161,7 +182,7 @@ def _line(
     epsilon: float | None,
     metrics: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """A round as ``rounds.jsonl`` holds it."""
+    """A round as ``rounds.jsonl`` holds it; on real devices ``waiting_s``, before its ``seconds``, is beside it."""
     return {
         "round": plan.round,
         "attempt": plan.attempt,
@@ -216,7 +237,7 @@ def train_quietly(federation: Federation, engine: Engine) -> State:
     return state
 
 
-def _continue_from(federation: Federation, folder: RunFolder, ledger: Ledger) -> State:
+def _continue_from(federation: Federation, folder: RunFolder, ledger: Ledger, *, real: bool) -> State:
     """The checkpoint's state with the records brought in line with it, or a fresh start."""
     if not folder.has(names.CHECKPOINT):
         if folder.rounds() or ledger.noise_multipliers():
@@ -239,8 +260,13 @@ def _continue_from(federation: Federation, folder: RunFolder, ledger: Ledger) ->
     while (outcome := ledger.outcome(state.round + 1, state.attempt)) is not None and outcome not in again:
         if outcome == "open":
             ledger.close(state.round + 1, state.attempt, "abort")
-        state = federation.failed(state)
+        state = _failed(federation, ledger, state, real=real)
     return state
+
+
+def _failed(federation: Federation, ledger: Ledger, state: State, *, real: bool) -> State:
+    """The state before the next attempt; see `run_rounds` for which of those before it count."""
+    return federation.failed(state, ledger.released(state.round + 1) if real else 0)
 
 
 def _save(federation: Federation, folder: RunFolder, ledger: Ledger, state: State) -> None:

@@ -46,7 +46,7 @@ class State:
 
     Attributes:
         round: rounds done.
-        attempt: failed attempts at the next one.
+        attempt: attempts at the next one that are over.
         shared: the shared model.
         memory: the server optimizer's arrays.
     """
@@ -176,13 +176,13 @@ class Federation:
                 raise PrivacyError("Noise of the server comes from a seed alone: set privacy.source = 'seeded'.")
             arrays = add_noise(arrays, plan.release, std, plan.noise_key, SERVER_PART)
         scales = {component.name: component.scale for component in plan.release.components}
-        arrays = {name: array / scales[name] for name, array in arrays.items()}
+        arrays = {name: array if scales[name] == 1 else array / scales[name] for name, array in arrays.items()}
         noise = {name: std / scale for name, scale in scales.items()}
         memory = state.memory
         if plan.release.optimise:
             # The divisor is the planned size: the survivors' number must not move the weights.
             size = len(plan.cohort.users)
-            mean = {name: optimiser.shrink(array, noise[name]) / size for name, array in arrays.items()}
+            mean = {name: optimiser.shrunk_mean(array, noise[name], size) for name, array in arrays.items()}
             arrays, memory = optimiser.step(mean, memory, self.experiment.federation)
         shared = self.model.apply(state.shared, Total(arrays, noise, total.n_users), plan.release, self.catalogue)
         return State(state.round + 1, 0, shared, memory)
@@ -208,15 +208,20 @@ class Federation:
             robust.check_norm(total, release, mechanism)
         return total, mechanism.total_std(n_users)
 
-    def failed(self, state: State) -> State:
+    def failed(self, state: State, released: int = 0) -> State:
         """The state after an attempt that too few clients answered: everything is drawn afresh.
+
+        Args:
+            state: the state before it.
+            released: attempts at the round, this one perhaps among them, that do not count.
 
         Raises:
             RoundFailedError: when no attempt is left.
         """
-        if state.attempt + 1 >= self.experiment.federation.attempts:
+        counted = state.attempt + 1 - released
+        if counted >= self.experiment.federation.attempts:
             raise RoundFailedError(
-                f"Round {state.round + 1} failed {state.attempt + 1} times; see why devices did not answer "
+                f"Round {state.round + 1} failed {counted} times; see why devices did not answer "
                 "(their policies, or who is gone), raise federation.attempts or lower federation.min_cohort."
             )
         return replace(state, attempt=state.attempt + 1)

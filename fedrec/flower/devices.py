@@ -11,13 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedrec.agreements.reply import Reply, verify_reply
 from fedrec.agreements.request import Request, mechanism_digest, model_digest, sign_request
 from fedrec.agreements.roster import SignedRoster
 from fedrec.agreements.terms import terms_of
 from fedrec.deployment.journal import Journal
 from fedrec.deployment.registry import Registry
 from fedrec.engines.base import Collected
-from fedrec.errors import ContributionError, RoundFailedError, ServerError
+from fedrec.errors import AgreementError, ContributionError, NothingAskedError, RoundFailedError, ServerError
 from fedrec.federation.robust import readable
 from fedrec.federation.round import Federation, Plan
 from fedrec.flower.codec import Packet, Value, record, with_config
@@ -48,9 +49,9 @@ class DeviceEngine:
 
     Guarantees:
         Only devices that are enrolled, not revoked and on the roster are asked, each by a request that names the
-        attempt, its cohort and its mechanism. A reply counts once, of the node that was asked, in the form that the
-        plan wants; a refusal, an error or anything else is a drop. Under trust ``distributed`` see
-        `fedrec.flower.secure`; under ``local`` every vector carries all of its own noise.
+        attempt, its cohort and its mechanism. A reply counts once, signed by the device that was asked (Flower does
+        not say who made one), in the form that the plan wants; a refusal, an error or anything else is a drop. Under
+        trust ``distributed`` see `fedrec.flower.secure`; under ``local`` every vector carries all of its own noise.
     """
 
     name = "devices"
@@ -67,9 +68,11 @@ class DeviceEngine:
     ) -> None:
         self._grid, self._federation, self._registry = grid, federation, registry
         self._key, self._run, self._journal, self._clock = key, run, journal, clock
+        self._digest = federation.experiment.digest()
         self._agreed = federation.experiment.deployment or DeploymentConfig()
-        self._sums = SecureSums(grid, self._agreed.deadline, self._told)
+        self._sums = SecureSums(grid, self._agreed.deadline, self._told, self._check)
         self._attempt = (0, 0)
+        self._refused = self._silent = 0
         self._roster: SignedRoster | None = None
         self._nodes: Mapping[int, int] = {}
         self._seen: tuple[frozenset[int], float] = (frozenset(), 0.0)
@@ -98,6 +101,7 @@ class DeviceEngine:
             time.sleep(_POLL_S)
         chosen = self._choose(set(online), most, now)
         self._attempt, self._nodes = (round_, attempt), {who: online[who] for who in chosen}
+        self._refused = self._silent = 0
         found = {"round": round_, "attempt": attempt, "cohort": len(chosen), "online": len(online)}
         self._journal.note("recruited", found)
         return chosen
@@ -106,7 +110,8 @@ class DeviceEngine:
         """One attempt: the engine's verb; the devices are those that were recruited for it.
 
         Raises:
-            RoundFailedError: if too few devices are left; nothing was unmasked then.
+            NothingAskedError: if too few devices are left before any was asked for its vector.
+            RoundFailedError: if too few are left later; nothing was unmasked then.
         """
         if self._roster is None or (plan.round, plan.attempt) != self._attempt:
             raise RoundFailedError(f"Round {plan.round}, attempt {plan.attempt} has no devices; recruit them first.")
@@ -117,6 +122,8 @@ class DeviceEngine:
             members = {who: self._roster.members[who] for who in self._nodes}
             group = Group(terms_of(self._federation, plan), members, self._nodes)
             return self._sums.collect(plan, group, content, last=plan.round == self._federation.rounds)
+        except NothingAskedError as error:
+            raise NothingAskedError(self._why() or str(error)) from error
         except (RoundFailedError, ContributionError) as error:
             self._journal.note("failed", {"round": plan.round, "attempt": plan.attempt, "why": str(error)})
             raise
@@ -152,7 +159,7 @@ class DeviceEngine:
         def request(phase: str) -> bytes:
             return sign_request(
                 Request(
-                    experiment=self._federation.experiment.digest(),
+                    experiment=self._digest,
                     run=self._run,
                     round=plan.round,
                     attempt=plan.attempt,
@@ -174,11 +181,34 @@ class DeviceEngine:
 
         return content
 
+    def _why(self) -> str:
+        """Why an attempt lost devices before any was asked for its vector."""
+        lost = ((self._refused, "refused"), (self._silent, "did not answer"))
+        told = [f"{count} of {len(self._nodes)} devices {what}" for count, what in lost if count]
+        return ", ".join(told)
+
+    def _check(self, phase: str, who: int, packet: Packet) -> None:
+        """Refuse a reply that the device has not signed.
+
+        Raises:
+            ContributionError: for any other one.
+        """
+        member = None if self._roster is None else self._roster.members.get(who)
+        if member is None:
+            raise ContributionError(f"device {who} is not on the roster")
+        round_, attempt = self._attempt
+        said = Reply(self._digest, round_, attempt, phase, packet.blob("message"), packet.arrays)
+        try:
+            verify_reply(said, packet.blob("signature"), member.identity)
+        except AgreementError as error:
+            raise ContributionError(str(error)) from error
+
     def _visible(self, plan: Plan, content: Callable[[str, bytes], RecordDict]) -> Collected:
         """Trust ``local``: each device's vector is a shard of its own."""
         shards: dict[int, ShardSum] = {}
 
         def take(who: int, packet: Packet) -> int:
+            self._check("train", who, packet)
             shard = ShardSum(packet.arrays, 1)
             readable(shard, plan.release, plan.mechanism)  # the round reads it once more: here its sender is known
             if who in shards:
@@ -202,6 +232,7 @@ class DeviceEngine:
         """Keep in mind who did not answer, and say how a phase went."""
         now = time.monotonic()
         self._lapsed |= dict.fromkeys(found.missing, now)
+        self._refused, self._silent = self._refused + found.refused, self._silent + found.silent + found.rejected
         round_, attempt = self._attempt
         self._journal.note(
             "phase",

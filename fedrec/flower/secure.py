@@ -80,6 +80,9 @@ Content = Callable[[str, bytes], RecordDict]
 Take = Callable[[int, Packet], int]
 """Takes a participant's decoded reply and returns its bytes; raises ContributionError if it is none."""
 
+Check = Callable[[str, int, Packet], None]
+"""Raises ContributionError for a reply, to a phase, that is not the participant's own."""
+
 
 def ask(
     grid: Grid, phase: str, contents: Mapping[int, tuple[int, RecordDict]], take: Take, timeout_s: float, group: str
@@ -132,13 +135,20 @@ class SecureSums:
         grid: Flower's.
         timeout_s: how long a phase waits for its replies, in seconds.
         told: each phase when it is over.
+        check: sees each reply before it counts.
 
     Guarantees: the server sees masked vectors, and their sum only when participants that stand for the minimum cohort
     have agreed on whose vectors are in it. What that rests on is stated in `fedrec.secagg`.
     """
 
-    def __init__(self, grid: Grid, timeout_s: float, told: Callable[[Exchanged], None] = lambda _: None) -> None:
-        self._grid, self._timeout, self._told = grid, timeout_s, told
+    def __init__(
+        self,
+        grid: Grid,
+        timeout_s: float,
+        told: Callable[[Exchanged], None] = lambda _: None,
+        check: Check = lambda *_: None,
+    ) -> None:
+        self._grid, self._timeout, self._told, self._check = grid, timeout_s, told, check
         self._adverts: dict[Attempt, Mapping[int, bytes]] = {}
         self._seen: set[bytes] = set()
 
@@ -192,6 +202,7 @@ class SecureSums:
         name = server.phase.name.lower()
 
         def take(who: int, packet: Packet) -> int:
+            self._check(name, who, packet)
             text = packet.blob("message")
             server.receive(who, text)
             return len(text)

@@ -17,7 +17,7 @@ from fedrec.audit.recorded import expected, record
 from fedrec.audit.words import plan_lines
 from fedrec.config import resolve
 from fedrec.data import source
-from fedrec.errors import ConfigError, PrivacyError, UsageError
+from fedrec.errors import PrivacyError, UsageError
 from fedrec.federation.planning import make_federation
 from fedrec.models.base import Budget, build
 from fedrec.privacy.accounting import rdp_epsilon, report_epsilon
@@ -192,9 +192,19 @@ def test_what_cannot_be_planned_is_refused(options: dict[str, Any], says: str) -
     assert says in str(refusal.value)
 
 
-def test_dropouts_that_no_graph_survives_are_refused() -> None:
-    with pytest.raises(ConfigError, match="lower these shares"):
-        plan(Question(users=3, epsilon=1.0))
+@pytest.mark.parametrize(("users", "enough"), [(3, 8), (5, 8)])
+def test_too_few_users_for_secure_aggregation_are_told_how_many_would_do(users: int, enough: int) -> None:
+    with pytest.raises(UsageError, match=rf"Of {users} users asked, 2 may stay away.*--users {enough}, a smaller"):
+        plan(Question(users=users, epsilon=1.0))
+    assert plan(Question(users=enough, epsilon=1.0)).aggregation is not None
+    assert plan(Question(users=users, epsilon=1.0, trust="local")).aggregation is None
+
+
+def test_dropouts_that_no_number_of_users_survives_are_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"which takes more than half of everybody's partners; give a smaller --dropout"
+    ):
+        plan(Question(users=100, epsilon=1.0, dropout=0.5))
 
 
 def test_noise_that_no_device_can_draw_is_refused() -> None:

@@ -39,6 +39,12 @@ def init(fedrec: Fedrec, files: Path, *more: str | Path) -> Done:
 def test_a_server_is_made_of_an_experiment_and_its_items(fedrec: Fedrec, files: Path) -> None:
     done = init(fedrec, files, "--items", files / "items.csv", "--feature", "size", "--port", "7000")
     assert (done.code, done.err) == (0, "")
+    told = done.out.splitlines()
+    assert told[0] == f"made a server in {files / 'server'} for fedrec.example:7000"
+    assert told[1].startswith("it costs a device epsilon ")
+    assert any("min_cohort = 3 or less" in line for line in told)
+    assert any("of 5 devices that begin a round, 1 may go before its end" in line for line in told)
+    assert "fedrec server token" in told[-1]
     home = ServerHome.open(files / "server")
     catalogue = home.catalogue()
     assert catalogue.ids.tolist() == ["a", "b"]
@@ -66,7 +72,8 @@ def test_the_gateway_may_listen_elsewhere(fedrec: Fedrec, files: Path) -> None:
     [
         (["--items", "missing.csv"], "missing.csv"),
         (["--items", "items.csv", "--item-column", "id"], "no column 'id'"),
-        (["--items", "items.csv", "--catalogue-of", "synthetic"], "either --items or"),
+        (["--items", "items.csv", "--catalogue-of", "synthetic"], "Give either --items FILE"),
+        ([], "Give either --items FILE"),
         (["--items", "items.csv", "--set", "federation.min_cohort=none"], "needs federation.cohort"),
         (["--items", "items.csv", "--set", "privacy.epsilon=none"], "devices refuse it"),
         (["--items", "items.csv", "--cert", "items.csv"], "--cert and --key belong together"),
@@ -150,4 +157,4 @@ def test_a_roster_is_signed_on_another_machine(fedrec: Fedrec, files: Path) -> N
 def test_a_folder_without_a_server_is_told(fedrec: Fedrec, tmp_path: Path) -> None:
     for verb in (["token"], ["nodes"], ["revoke", "1"], ["renew"]):
         done = fedrec("server", *verb, "--home", tmp_path)
-        assert (done.code, "no server in" in done.err) == (1, True)
+        assert (done.code, "no server in" in done.err) == (2, True)

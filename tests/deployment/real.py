@@ -1,23 +1,18 @@
-"""A deployment of real processes on loopback, driven by the command line as its owners would."""
+"""A deployment of real processes on loopback, driven by the command line as its owners would, to be looked into."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedrec.deployment.home import ServerHome
-from fedrec.device.home import DeviceHome
-from tests.deployment.world import free_port
-
-FEDREC = str(Path(sys.executable).parent / "fedrec")
+from simulations.local_deployment import Device, LocalDeployment
 
 EXPERIMENT = """
 name = "real"
@@ -29,124 +24,132 @@ start = "random"
 dimension = 4
 [federation]
 rounds = {rounds}
-cohort = {n}
+cohort = 4
 min_cohort = 3
-attempts = 6
+attempts = 8
 [privacy]
-noise = "skellam"
-noise_multiplier = 40.0
+noise_multiplier = 60.0
+epsilon = 50.0
 [deployment]
-deadline = 60.0
-spare_attempts = 6
+deadline = {deadline}
+spare_attempts = {spare}
+answer_seconds = 0.1
 """
 
 POLICY = {
-    "opt_in": "true",
-    "min_cohort": "3",
-    "epsilon_day": "50.0",
-    "epsilon_total": "50.0",
-    "answer_seconds": "0.1",
+    "opt_in": True,
+    "min_cohort": 3,
+    "epsilon_day": 50.0,
+    "epsilon_total": 50.0,
+    "attempts_per_round": 8,
+    "answer_seconds": 0.1,
 }
 
-
-def fedrec(*arguments: str) -> str:
-    """What a command prints; it must succeed."""
-    done = subprocess.run([FEDREC, *arguments], capture_output=True, text=True, check=False, timeout=180)
-    assert done.returncode == 0, (arguments, done.stdout, done.stderr)
-    return done.stdout
+SEEN = 12
+"""Interactions of each user at the beginning."""
 
 
-def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
-    """The first true value."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"{why}: not within {seconds:g} s"
-        time.sleep(0.25)
-    return found
+class Real(LocalDeployment):
+    """A server and its devices; leaving it ends every process that was started."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._given: Mapping[str, str] = {}
 
-class Real:
-    """A server and its devices; `stop` ends every process that was started.
+    def prepare(self, n: int = 4, rounds: int = 3, deadline: float = 60.0, spare: int = 6) -> None:
+        """Make and start the server, and make and enrol so many devices."""
+        experiment, items = self.folder / "experiment.toml", self.folder / "items.csv"
+        experiment.write_text(EXPERIMENT.format(rounds=rounds, deadline=deadline, spare=spare))
+        items.write_text("item_id\n" + "".join(f"i{item}\n" for item in range(60)))
+        self.init(experiment, items)
+        self.up()
+        for number in range(n):
+            history = self.folder / f"history-{number}.csv"
+            with history.open("w", newline="") as file:
+                csv.writer(file).writerows(
+                    [("item_id", "time"), *((f"i{number + 5 * k}", 1_700_000_000 + k) for k in range(SEEN))]
+                )
+            self.add(f"device {number + 1}", history, POLICY)
 
-    Attributes:
-        server: the server's folder.
-        devices: the devices' folders.
-    """
+    @contextmanager
+    def given(self, environment: Mapping[str, str]) -> Iterator[None]:
+        """What is started within sees more in its environment."""
+        self._given = environment
+        try:
+            yield
+        finally:
+            self._given = {}
 
-    def __init__(self, folder: Path, n: int = 4, rounds: int = 3) -> None:
-        self.folder, self.port = folder, free_port()
-        self.server, self.devices = folder / "server", [folder / f"device-{number}" for number in range(n)]
-        self.running: dict[Path, subprocess.Popen[bytes]] = {}
-        (folder / "experiment.toml").write_text(EXPERIMENT.format(n=n, rounds=rounds))
-        (folder / "items.csv").write_text("item_id\n" + "".join(f"i{item}\n" for item in range(60)))
-        where = ["--host", "localhost", "--port", str(self.port), "--listen", "127.0.0.1", "--home", str(self.server)]
-        items = ["--experiment", str(folder / "experiment.toml"), "--items", str(folder / "items.csv")]
-        fedrec("server", "init", *items, *where)
-        for number, device in enumerate(self.devices):
-            fedrec("device", "init", "--home", str(device))
-            history = folder / f"history-{number}.csv"
-            history.write_text("item_id,at\n" + "".join(f"i{i},{1_700_000_000 + i}\n" for i in range(number, 60, 5)))
-            fedrec("device", "import", str(history), "--time-column", "at", "--home", str(device))
-            policy = DeviceHome.open(device).policy_path
-            text = policy.read_text()
-            for key, value in POLICY.items():
-                text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
-            policy.write_text(text)
+    def _environment(self) -> dict[str, str]:
+        return {**super()._environment(), **self._given}
 
-    @property
-    def home(self) -> ServerHome:
-        return ServerHome.open(self.server)
+    # What is started, and how it ends
 
-    def up(self, *options: str) -> None:
-        """Start the server and wait until devices can connect."""
-        self._start(self.server, ["server", "up", *options])
-        wait_for(lambda: "devices connect to" in self.said(self.server), 90, "the server is up")
+    def serve(self, script: str, *words: str) -> None:
+        """Start a script in the place of ``fedrec server up``, and wait until it listens."""
+        before = len(self.log("gateway", "server"))
+        with (self.folder / "server.txt").open("ab") as output:
+            self._up = subprocess.Popen(
+                [sys.executable, "-u", "-c", script, str(self.server), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+            )
+        self.wait("the gateway listened", 180, lambda: len(self.log("gateway", "server")) > before)
 
-    def enrol(self) -> None:
-        for device in self.devices:
-            token = fedrec("server", "token", "--home", str(self.server)).split()[-1]
-            fedrec("device", "enrol", token, "--home", str(device))
+    def down(self) -> int | None:  # type: ignore[override] # tells more
+        """Stop the server in order; its exit code."""
+        server = self._up
+        super().down()
+        return None if server is None else server.returncode
 
-    def run(self, device: Path) -> None:
-        """Start a device."""
-        self._start(device, ["device", "run", "--sync-seconds", "5"])
+    def kill_server(self) -> None:
+        """SIGKILL to the server's process alone: what it has started must end by itself."""
+        server = self._up
+        assert server is not None
+        server.kill()
+        server.wait()
+        self._up = None
 
-    def said(self, place: Path) -> str:
-        """What a process has printed."""
-        return self._log(place).read_text(errors="replace")
+    # What they say
 
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(fedrec("server", "status", "--json", "--home", str(self.server)))
-        return found
+    def server_said(self) -> str:
+        """All that the server has printed."""
+        return (self.folder / "server.txt").read_text(errors="replace")
+
+    def said(self, device: Device) -> str:
+        """What a device's agent has printed since it was started."""
+        whole = (self.folder / f"{device.home.name}.txt").read_text(errors="replace")
+        return whole[whole.rfind(f"device {device.home.name[-1]} of ") :]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """A file of JSON lines in the run folder."""
+        """The whole lines of a file in the run folder."""
         path = self.server / "run" / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        found = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in found if line.endswith("\n")]
 
-    def stop(self, place: Path) -> int:
-        """Ask a process to end; its exit code."""
-        process = self.running.pop(place)
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        return process.wait(timeout=60)
 
-    def stop_all(self) -> None:
-        for place in reversed(list(self.running)):
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def below(pid: int, word: str) -> list[int]:
+    """The processes below one whose command lines have a word."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:  # it has just ended
+            continue
+        for child in children:
             try:
-                self.stop(place)
-            except subprocess.TimeoutExpired:
+                command = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
+            except OSError:
                 continue
-
-    def _start(self, place: Path, arguments: list[str]) -> None:
-        with self._log(place).open("wb") as log:
-            self.running[place] = subprocess.Popen(
-                [FEDREC, *arguments, "--home", str(place)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-
-    def _log(self, place: Path) -> Path:
-        return self.folder / f"{place.name}.out"
+            found += [child] * (word in command) + below(child, word)
+    return found

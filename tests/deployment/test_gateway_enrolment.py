@@ -30,8 +30,12 @@ def here(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def client(here: World) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"https://localhost:{here.port}", verify=here.trust(), timeout=30) as made:
+    with reaching(here) as made:
         yield made
+
+
+def reaching(here: World) -> httpx.Client:
+    return httpx.Client(base_url=f"https://localhost:{here.port}", verify=here.trust(), timeout=30)
 
 
 def enrolment_of(device: DeviceHome, token: str) -> Enrolment:
@@ -144,6 +148,24 @@ def test_failures_of_one_address_are_slowed_down(here: World, client: httpx.Clie
         enrol(device, here.home.invitation(here.invite()))
     here.ahead = 61
     assert enrol(device, here.home.invitation(here.invite())).number == 1
+
+
+def statuses(client: httpx.Client, address: str, times: int) -> list[int]:
+    headers = {"X-Real-IP": address}
+    return [client.post("/fedrec/v1/enrol", content=b"x", headers=headers).status_code for _ in range(times)]
+
+
+def test_behind_the_proxy_each_address_that_it_names_is_slowed_down_by_itself(tmp_path: Path) -> None:
+    with world(tmp_path / "proxied", "127.0.0.1") as here, reaching(here) as client:
+        assert statuses(client, "192.0.2.1", 11) == [400] * 10 + [429]
+        assert statuses(client, "192.0.2.2", 1) == [400]
+
+
+def test_nobody_else_s_word_on_an_address_is_believed(tmp_path: Path) -> None:
+    for number, proxy in enumerate((None, "192.0.2.9")):
+        with world(tmp_path / str(number), proxy) as here, reaching(here) as client:
+            found = [statuses(client, f"192.0.2.{one}", 1) for one in range(1, 12)]
+            assert found == [[400]] * 10 + [[429]]
 
 
 def test_a_revoked_device_cannot_enrol_again(here: World, tmp_path: Path) -> None:

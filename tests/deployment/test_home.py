@@ -17,7 +17,7 @@ from fedrec.deployment.certificates import new_ca, new_server, today
 from fedrec.deployment.home import SIGNERS, ServerConfig, ServerHome
 from fedrec.device.catalogue import digest
 from fedrec.device.trust import Invitation
-from fedrec.errors import ConfigError, FedrecError, ServerError
+from fedrec.errors import ConfigError, FedrecError, MissingExtraError, ServerError, UsageError
 from tests.deployment.world import catalogue, experiment
 from tests.deployment.world import new_server as make_server
 
@@ -77,6 +77,13 @@ def test_an_experiment_that_no_device_would_run_makes_no_server(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_that_cannot_be_trained_here_makes_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedrec.models.base.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"fedrec\[torch\]"):
+        ServerHome.create(tmp_path / "server", CONFIG, experiment(model={"name": "ncf"}), catalogue())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("step", ["_write_keys", "_write_certificates", "_registrar"])
 def test_a_server_that_fails_half_way_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -97,7 +104,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="holds something already"):
         make_server(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    with pytest.raises(ServerError, match="no server in"):
+    with pytest.raises(UsageError, match="no server in"):
         ServerHome.open(tmp_path)
 
 
@@ -158,7 +165,7 @@ def test_rosters_can_be_signed_elsewhere(tmp_path: Path) -> None:
         ("keys/request.key", b"short", "32-byte"),
         ("state.sqlite", b"not a database, whatever its name says; long enough to be looked at as one" * 9, "registry"),
         ("state.sqlite", b"", "not a registry"),
-        ("catalogue.bin", b"nothing", "not a catalogue"),
+        ("catalogue.bin", b"nothing", r"catalogue\.bin' is not the catalogue that"),
         ("tls/server.pem", b"nothing", "no PEM certificate"),
     ],
 )

@@ -1,10 +1,8 @@
-"""A server that sends code, and one whose app another key has signed: a real SuperLink against a real device."""
+"""A server that sends code, and apps that its key has not signed as they are: real SuperLinks, and a real device."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +12,7 @@ from flwr.common.constant import ErrorCode
 
 from fedrec.device.home import DeviceHome
 from simulations.benchmarks.node_runtime import EMPTY, pack
-from tests.deployment.real import Real, wait_for
+from tests.deployment.real import Real
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +41,7 @@ def main(grid, context):
 """Of the hostile server: asks every device once, and writes down what it answered."""
 
 SERVING = """
+import json
 import signal
 import sys
 from pathlib import Path
@@ -51,12 +50,27 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrec.deployment import apps
 from fedrec.deployment.home import ServerHome
+from fedrec.deployment.loopback import Loopback
 from fedrec.deployment.supervisor import Supervisor
 
-home, app, signer = sys.argv[1:]
-genuine, foreign = apps.verification, Ed25519PrivateKey.generate()
-apps.build = lambda _: apps.App(Path(app).read_bytes(), "1.0.0")
-apps.verification = lambda app, key, *rest: genuine(app, key if signer == "trusted" else foreign, *rest)
+home, path, how = sys.argv[1:]
+app, genuine, foreign = apps.App(Path(path).read_bytes(), "1.0.0"), apps.verification, Ed25519PrivateKey.generate()
+served = apps.App(app.content + b"x" * (how == "tampered"), app.version)
+
+
+def unsigned(app, *_):
+    def answer(method, asked, body):
+        found = {"fab_url": hub.url + "/app.fab", "verifications": None}
+        return ("application/json", json.dumps(found).encode()) if method == "POST" else ("x/x", app.content)
+
+    hub = Loopback(answer, 0)
+    return hub
+
+
+apps.build = lambda _: served
+apps.verification = lambda _, key, *rest: genuine(app, foreign if how == "foreign" else key, *rest)
+if how == "unsigned":
+    apps.registry = unsigned
 supervisor = Supervisor(ServerHome.open(Path(home)), print)
 signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
 supervisor.up(until_done=False)
@@ -68,34 +82,22 @@ MODULE = "from pathlib import Path\nPath({marker!r}).write_text(__file__)\n"
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDREC_HOME", str(tmp_path_factory.mktemp("home")))
-        deployment = Real(tmp_path_factory.mktemp("real"), n=3)
-        try:
-            deployment.up()
-            deployment.enrol()
-            deployment.stop(deployment.server)
-            yield deployment
-        finally:
-            deployment.stop_all()
+    with Real(tmp_path_factory.mktemp("real")) as deployment:
+        deployment.prepare(n=1)
+        deployment.down()
+        yield deployment
 
 
 @contextmanager
-def serving(real: Real, app: Path, signer: str) -> Iterator[None]:
+def serving(real: Real, app: Path, how: str) -> Iterator[None]:
     """The server with this app in the place of its own, and its one device, as its owner runs it."""
-    device, log = real.devices[0], real.folder / "hostile.out"
-    with log.open("wb") as out:
-        command = [sys.executable, "-u", "-c", SERVING, str(real.server), str(app), signer]
-        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    real.serve(SERVING, str(app), how)
+    real.start(real.devices[0])
     try:
-        wait_for(lambda: "devices connect to" in log.read_text(), 90, "the server is up")
-        real.run(device)
         yield
     finally:
-        if device in real.running:
-            real.stop(device)
-        server.terminate()
-        server.wait(timeout=60)
+        real.stop(real.devices[0])
+        real.down()
 
 
 @pytest.fixture
@@ -114,31 +116,34 @@ def with_code(tmp_path: Path) -> Path:
     return app
 
 
-def answers(folder: Path) -> list[list[object]]:
+def answers(real: Real, folder: Path) -> list[list[object]]:
     path = folder / "replies"
-    wait_for(path.exists, 180, "the device has answered")
+    real.wait("the device has answered", 180, path.exists)
     found: list[list[object]] = json.loads(path.read_text())
     return found
 
 
 def log_of(real: Real) -> str:
-    return (DeviceHome.open(real.devices[0]).logs / "supernode.log").read_text()
+    return (DeviceHome.open(real.devices[0].home).logs / "supernode.log").read_text()
 
 
 def test_code_in_a_signed_app_never_runs_on_a_device(real: Real, tmp_path: Path, with_code: Path) -> None:
-    with serving(real, with_code, "trusted"):
-        assert answers(tmp_path) == [
+    with serving(real, with_code, "signed"):
+        assert answers(real, tmp_path) == [
             [ErrorCode.LOAD_CLIENT_APP_EXCEPTION, "An exception was raised when attempting to load `ClientApp`"]
         ]
     assert not (tmp_path / "marker").exists()
-    assert not (DeviceHome.open(real.devices[0]).flwr / "apps").exists()  # it was not even unpacked
+    assert not (DeviceHome.open(real.devices[0].home).flwr / "apps").exists()  # it was not even unpacked
     assert "a device runs apps that are configuration only" in log_of(real)
 
 
-def test_an_app_that_another_key_has_signed_reaches_no_process(real: Real, tmp_path: Path, with_code: Path) -> None:
+@pytest.mark.parametrize("how", ["foreign", "tampered", "unsigned"])
+def test_an_app_that_the_servers_key_has_not_signed_as_it_is_reaches_no_process(
+    real: Real, tmp_path: Path, with_code: Path, how: str
+) -> None:
     before = log_of(real).count("Start `flwr-clientapp`")
-    with serving(real, with_code, "foreign"):
-        assert answers(tmp_path) == [[ErrorCode.INVALID_FAB, "The FAB could not be verified."]]
-        wait_for(lambda: "FAB verification failed" in real.said(real.devices[0]), 10, "the owner is told")
+    with serving(real, with_code, how):
+        assert answers(real, tmp_path) == [[ErrorCode.INVALID_FAB, "The FAB could not be verified."]]
+        real.wait("the owner is told", 10, lambda: "FAB verification failed" in real.said(real.devices[0]))
     assert log_of(real).count("Start `flwr-clientapp`") == before
     assert not (tmp_path / "marker").exists()

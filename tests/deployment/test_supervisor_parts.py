@@ -18,6 +18,7 @@ from fedrec.deployment import locks, metrics, training
 from fedrec.deployment.journal import Follower, Journal, in_words
 from fedrec.deployment.status import Watcher, as_json, words
 from fedrec.deployment.superlink import nodes
+from fedrec.deployment.supervisor import Supervisor
 from fedrec.errors import ServerError
 from tests.deployment.world import new_server
 
@@ -173,3 +174,18 @@ def test_two_trainers_never_work_in_one_folder(tmp_path: Path, monkeypatch: pyte
         other.send_signal(signal.SIGKILL)
         other.communicate()
     assert training.trainer(home) is None
+
+
+def test_a_server_with_a_damaged_catalogue_does_not_start_and_names_it(tmp_path: Path) -> None:
+    home = new_server(tmp_path / "server")
+    content = bytearray(home.catalogue_bytes())
+    content[-1] ^= 1
+    home.catalogue_file.write_bytes(content)
+    said: list[object] = []
+    with pytest.raises(ServerError, match=r"catalogue\.bin' is not the catalogue that .* restore it from a backup"):
+        Supervisor(home, said.append).up(until_done=True)
+    assert not said
+
+
+def test_a_server_that_never_trained_says_so_in_words(tmp_path: Path) -> None:
+    assert "none done yet" in words(Watcher(new_server(tmp_path / "server")).look())

@@ -175,7 +175,7 @@ class World:
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[World]:
+def world(folder: Path, proxy: str | None = None) -> Iterator[World]:
     """A server with its gateway on a free port of loopback."""
     home = new_server(folder / "server")
     echo, port = Echo(), free_port()
@@ -189,6 +189,7 @@ def world(folder: Path) -> Iterator[World]:
         here.register,
         lambda: here.upstream if here.up else None,
         here.clock,
+        proxy,
     )
     outer = serving.server(gateway, home.certificate, "127.0.0.1", home.config.port)
     with running(inner), running(outer):

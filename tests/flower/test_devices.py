@@ -13,17 +13,20 @@ import pytest
 from flwr.app import Message
 from safetensors.numpy import load_file
 
+from fedrec.agreements.reply import Reply, sign_reply
 from fedrec.audit.verify import verify
-from fedrec.deployment import metrics, training
+from fedrec.deployment import locks, metrics, training
 from fedrec.deployment.published import COHORTS, PUBLISHED
-from fedrec.deployment.status import Watcher
+from fedrec.deployment.status import SERVER_LOCK, Watcher, words
 from fedrec.errors import BudgetExceededError, RoundFailedError
+from fedrec.federation.planning import make_federation
 from fedrec.flower import devices
-from fedrec.flower.codec import encode
+from fedrec.flower.codec import decode, encode
+from fedrec.privacy.accounting import filter_epsilon
 from fedrec.privacy.keys import pseudonym
 from fedrec.privacy.participants import cohort_root
 from fedrec.reporting.folder import RunFolder
-from tests.flower.deployed import Deployment, gone
+from tests.flower.deployed import ITEMS, Deployment, gone
 
 PHASES = ("shares", "masked", "agree", "unmask")
 
@@ -39,6 +42,14 @@ def survivors(deployment: Deployment) -> list[int]:
 def events(deployment: Deployment, name: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (deployment.home.logs / training.LOG).read_text().splitlines()]
     return [line for line in lines if line["event"] == name]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What training waits, in seconds, without the waiting."""
+    waited: list[float] = []
+    monkeypatch.setattr(training, "_sleep", waited.append)
+    return waited
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +137,7 @@ def test_below_the_minimum_cohort_nothing_is_unmasked_and_the_next_attempt_is_a_
 
 @pytest.mark.parametrize("phase", ["advert", "shares"])
 def test_an_attempt_that_fails_before_any_vector_was_asked_for_costs_nobody_anything(
-    tmp_path: Path, phase: str
+    tmp_path: Path, phase: str, pauses: list[float]
 ) -> None:
     deployment = Deployment(tmp_path)
     few = gone([1, 2], phase)
@@ -141,6 +152,101 @@ def test_an_attempt_that_fails_before_any_vector_was_asked_for_costs_nobody_anyt
     assert kinds == [("reserve", 0), ("release", 0), ("reserve", 1), ("commit", 1)]
     assert all(deployment.charges(number) == [(1, 1)] for number in deployment.devices)
     assert not verify(deployment.home.run).faults
+    assert pauses == [2.0]
+    assert [line["why"] for line in events(deployment, "released")] == ["2 of 4 devices did not answer"]
+
+
+def test_devices_that_refuse_are_waited_for_and_end_nothing(
+    tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = Deployment(tmp_path)
+    opted_out = [deployment.devices[number].policy_path for number in (1, 2)]
+    for path in opted_out:
+        path.write_text(path.read_text().replace("opt_in = true", "opt_in = false"))
+    seen: list[str] = []
+
+    def wait(seconds: float) -> None:
+        pauses.append(seconds)
+        seen.append(words(Watcher(deployment.home).look()))
+        if len(pauses) == 2:
+            for path in opted_out:
+                path.write_text(path.read_text().replace("opt_in = false", "opt_in = true"))
+
+    monkeypatch.setattr(training, "_sleep", wait)
+    with locks.held(deployment.home.root / SERVER_LOCK, "running this server"):
+        deployment.train()
+    assert pauses == [2.0, 4.0]
+    assert survivors(deployment) == [4]
+    kinds = [line["type"] for line in ledger(deployment)[1:]]
+    assert kinds == ["reserve", "release"] * 2 + ["reserve", "commit"]
+    assert not verify(deployment.home.run).faults
+    assert all("waiting: 2 of 4 devices refused" in text for text in seen)
+
+
+def test_no_number_of_released_attempts_ends_the_training_and_pauses_grow_to_a_minute(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    deployment = Deployment(tmp_path, federation={"attempts": 1})
+    few = gone([1, 2], "advert")
+
+    class EnoughError(BaseException):
+        pass
+
+    def seven_times(number: int, asked: Message, answer: Message) -> list[Message]:
+        if len(pauses) == 7:
+            raise EnoughError
+        return few(number, asked, answer)
+
+    deployment.tamper = seven_times
+    with pytest.raises(EnoughError):
+        deployment.train()
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    found = Watcher(deployment.home).look()
+    costs = make_federation(deployment.home.experiment(), ITEMS, 4).plan(1).mechanism.events()
+    assert found.epsilon == filter_epsilon([costs["user"]], 1e-5)  # of the attempt that was under way, and no other
+    assert training.failure(deployment.home) is None
+    assert not verify(deployment.home.run).faults
+
+
+def test_every_line_of_the_ledger_is_signed_when_an_attempt_ends_in_the_middle(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+
+    class KilledError(BaseException):
+        pass
+
+    def crash(number: int, asked: Message, answer: Message) -> list[Message]:  # noqa: ARG001 - a Tamper's arguments
+        raise KilledError
+
+    deployment.tamper = crash
+    with pytest.raises(KilledError):
+        deployment.train()
+    assert [line["type"] for line in ledger(deployment)] == ["open", "reserve"]
+    found = verify(deployment.home.run)
+    assert not found.faults
+    assert not any("not signed" in check.detail for check in found.checks)
+
+
+@pytest.mark.parametrize("trust", ["distributed", "local"])
+def test_a_reply_that_another_device_has_signed_does_not_count(tmp_path: Path, trust: str) -> None:
+    local: dict[str, Any] = {"trust": "local", "noise_multiplier": 40.0, "noise": "skellam"}
+    deployment = Deployment(tmp_path, privacy=local if trust == "local" else {})
+    forger = deployment.devices[4].identity()
+    experiment = deployment.home.experiment().digest()
+
+    def forged(number: int, asked: Message, answer: Message) -> list[Message]:
+        """What device 4 would send in device 3's name, once Flower took it: the same content, its own signature."""
+        if number != 3:
+            return [answer]
+        packet, phase = decode(answer), asked.metadata.message_type.removeprefix("train.")
+        said = Reply(experiment, 1, 0, phase, packet.blob("message"), packet.arrays)
+        config = {"message": packet.blob("message"), "signature": sign_reply(said, forger.signing)}
+        return [Message(encode(packet.arrays, config), reply_to=asked)]
+
+    deployment.tamper = forged
+    deployment.train()
+    assert survivors(deployment) == [3]
+    phases = events(deployment, "phase")
+    assert [line["rejected"] for line in phases] == ([1] if trust == "local" else [1, 0, 0, 0, 0])
 
 
 def test_a_device_over_its_budget_refuses_and_the_others_go_on(tmp_path: Path) -> None:
@@ -181,6 +287,8 @@ def test_revoked_and_offline_devices_are_not_asked(tmp_path: Path, monkeypatch: 
     deployment.registry.revoke(4, 1)
     deployment.train()
     assert {number for number, _ in deployment.asked} == {1, 2, 3}
+    (line,) = RunFolder.open(deployment.home.run).rounds()
+    assert line["waiting_s"] >= 0.1  # for more devices to come, which is no part of the round's own seconds
     assert not verify(deployment.home.run).faults  # three were asked, where the experiment asks four at most
     deployment.online.discard(1)
     online, _ = deployment.engine(*deployment.parts())._online()
@@ -235,7 +343,7 @@ def test_the_second_reply_of_a_device_does_not_count(tmp_path: Path) -> None:
 
 def test_when_the_budget_allows_no_retry_training_stops_and_says_so(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, privacy={"epsilon": 0.9, "noise_multiplier": 8.0})
-    deployment.tamper = gone([1, 2], "shares")
+    deployment.tamper = gone([1, 2], "masked")
     with pytest.raises((BudgetExceededError, RoundFailedError)) as raised:
         deployment.train()
     found = training.failure(deployment.home)
