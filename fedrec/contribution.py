@@ -200,10 +200,9 @@ class Contribution:
 
     def weighted_sum(self, release: Release, weights: Floats) -> dict[str, Floats]:
         """The scaled sum over users, by component."""
-        return {
-            component.name: component.scale * self.parts[component.name].weighted_sum(weights)
-            for component in release.components
-        }
+        sums = {component.name: self.parts[component.name].weighted_sum(weights) for component in release.components}
+        scales = {component.name: component.scale for component in release.components}
+        return {name: total if scales[name] == 1 else scales[name] * total for name, total in sums.items()}
 
 
 def _where_weighted(values: npt.NDArray[np.floating], weights: Floats) -> npt.NDArray[np.floating]:

@@ -51,10 +51,11 @@ class TrainingConfig(Section):
     """Local training of trained models.
 
     Attributes:
-        backend: where the gradient step runs: ``numpy``, or ``opacus`` (extra ``torch``); ``auto`` takes ``numpy`` if
-            the model has it.
+        backend: where the gradient step runs: ``numba`` (extra ``fast``), ``numpy``, which is equal to it within
+            rounding, or ``opacus`` (extra ``torch``); ``auto`` takes the first of these that the model has and that is
+            installed, and ``numpy`` on real devices.
         epochs: passes over a user's own positives in a round.
-        batch_size: public, whatever the user holds: with ``numpy`` the positives of a step, with ``opacus`` what the
+        batch_size: public, whatever the user holds: without Opacus the positives of a step, with ``opacus`` what the
             sum of a step is divided by.
         sampling_rate: with ``opacus`` or unit ``interaction``, the public probability with which a sample enters a
             step. There are epochs / sampling_rate steps; only one where interactions or histories share the noise.
@@ -65,7 +66,7 @@ class TrainingConfig(Section):
         negatives: negatives drawn for each positive.
     """
 
-    backend: Literal["auto", "numpy", "opacus"] = "auto"
+    backend: Literal["auto", "numba", "numpy", "opacus"] = "auto"
     epochs: int = Field(1, ge=1, le=10_000)
     batch_size: int = Field(32, ge=1)
     sampling_rate: float = Field(1.0, gt=0, le=1)
@@ -150,10 +151,17 @@ class EvaluationConfig(Section):
 
 
 class EngineConfig(Section):
-    """Where the clients run: ``fleet`` in process, ``flower`` on Flower's simulation runtime with this many nodes."""
+    """Where the clients run; not part of what identifies an experiment.
+
+    Attributes:
+        name: ``fleet`` in process, or ``flower`` on Flower's simulation runtime.
+        nodes: of Flower.
+        workers: threads of a process that share out compiled training; the results have the same bits for any number.
+    """
 
     name: Literal["fleet", "flower"] = "fleet"
     nodes: int = Field(4, ge=1)
+    workers: int = Field(1, ge=1, le=1024)
 
 
 class DeploymentConfig(Section):

@@ -112,7 +112,7 @@ def experiment(overrides: Sequence[str], rule: str = "sum") -> Experiment:
 
 def coldest(setting: Setting) -> int:
     """The first of the items that the fewest have met."""
-    return int(np.argmin(np.bincount(setting.split.train.items, minlength=setting.data.n_items)))
+    return int(np.argmin(np.bincount(setting.split.train.items, minlength=setting.split.train.n_items)))
 
 
 def played(setting: Setting, lie: Lie, liars: int, size: float = 0.0) -> Outcome:
@@ -138,7 +138,7 @@ def visible(name: str, overrides: Sequence[str], share: float) -> Iterator[Row]:
         setting = load_setting(experiment(overrides, rule))
         lies: tuple[Lie, ...] = ("none", "flip", "push")
         for lie in lies:
-            found = played(setting, lie, round(share * setting.data.n_users))
+            found = played(setting, lie, round(share * setting.split.train.n_users))
             yield {"clients": name, "rule": rule, "lie": lie, "hr@10": found.hr, "shown": found.shown}
 
 
@@ -150,7 +150,7 @@ def noised(share: float) -> Iterator[Row]:
         reach = mechanism.clip_norm + 11.9 * mechanism.share_std(1)
         cases: tuple[tuple[Lie, str], ...] = (("none", "none"), ("set", "set to 12 deviations"))
         for lie, text in cases:
-            found = played(setting, lie, round(share * setting.data.n_users), reach)
+            found = played(setting, lie, round(share * setting.split.train.n_users), reach)
             yield {"clients": "popularity, local", "rule": rule, "lie": text, "hr@10": found.hr, "shown": found.shown}
 
 
@@ -158,7 +158,7 @@ def masked() -> Iterator[Row]:
     """Popularity under masks, where the server sees the sum alone: one liar among all users."""
     setting = load_setting(experiment(MASKED))
     for part in (0.01, 0.1, 0.9, 1.5):
-        size = part * setting.data.n_users
+        size = part * setting.split.train.n_users
         row: Row = {"clients": "popularity, masked", "rule": "sum", "lie": f"one sets {size:.0f} norms"}
         try:
             found = played(setting, "set", 1, size)

@@ -73,13 +73,18 @@ def main() -> None:
             line, setting = record(model, epsilon)
             print(model, epsilon, line["mean"], flush=True)
             runs.append(line)
-    data = setting.data
+    split = setting.split
     written = {
         "version": 1,
         "command": "python simulations/record_tradeoff.py",
         "fedrec": fedrec.__version__,
         "experiment": "the packaged experiment 'default' with its model, budget and seed changed",
-        "dataset": {"name": data.name, "users": data.n_users, "items": data.n_items, "interactions": data.n_events},
+        "dataset": {
+            "name": split.train.name,
+            "users": split.train.n_users,
+            "items": split.train.n_items,
+            "interactions": split.n_events,
+        },
         "unit": "user",
         "delta": repr(setting.experiment.privacy.delta),
         "seeds": list(SEEDS),

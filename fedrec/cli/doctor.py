@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from fedrec import __version__
 from fedrec.data.home import home
 
-_EXTRAS = ("torch", "simulation", "parquet")
+_EXTRAS = ("fast", "torch", "simulation", "parquet")
 _LEAST_FREE_MB = 200
 _BROUGHT_BY = {"flwr": "ray"}
 """What an extra of a package brings, where the package alone would say nothing."""

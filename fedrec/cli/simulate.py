@@ -20,6 +20,7 @@ def run(
     experiment: str | None,
     overrides: list[str],
     engine: str | None,
+    workers: int | None,
     out: Path | None,
     resume: Path | None,
     as_json: bool,
@@ -35,6 +36,8 @@ def run(
         raise UsageError(f"--resume continues on the run's own engine, {loaded.engine.name}; leave --engine out.")
     if engine is not None:
         loaded = loaded.replaced(engine={"name": engine})
+    if workers is not None:
+        loaded = loaded.replaced(engine={"workers": workers})
     place = _Place(loaded, out, folder)
     try:
         summary = _run(loaded, place)

@@ -91,7 +91,8 @@ class Interactions:
         items: int32 ``[n_events]``, in ``[0, n_items)``.
         catalogue: the public items.
         ratings: float32 ``[n_events]``, or None.
-        times: int64 ``[n_events]`` in seconds, or None; not decreasing within a user.
+        times: ``[n_events]`` in whole seconds, of any integer type that holds them, or None; not decreasing within a
+            user.
         users: int64 ``[n_users]``, the users' numbers in the population.
         user_ids: pseudonyms ``[n_users]``, or None.
         filters: what was derived from the interactions before anything was private (a k-core, a catalogue cut):
@@ -104,7 +105,7 @@ class Interactions:
     items: npt.NDArray[np.int32]
     catalogue: Catalogue
     ratings: npt.NDArray[np.float32] | None = None
-    times: Ints | None = None
+    times: npt.NDArray[np.integer[Any]] | None = None
     users: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     user_ids: npt.NDArray[np.str_] | None = None
     filters: tuple[str, ...] = ()
@@ -147,24 +148,46 @@ class Interactions:
         """The user's position (not number) of each event, int64 ``[n_events]``."""
         return np.repeat(np.arange(self.n_users, dtype=np.int64), self.counts)
 
+    @cached_property
+    def gaps(self) -> npt.NDArray[np.int32]:
+        """How many items a user has not met below each of its own: ascending within a user, int32 ``[n_events]``."""
+        width = self.n_items + 1
+        ordered = np.sort(self.user_of_event * width + self.items)
+        ordered -= self.user_of_event * width
+        ordered -= np.arange(self.n_events) - np.repeat(self.indptr[:-1], self.counts)
+        return ordered.astype(np.int32)
+
     def user(self, position: int) -> npt.NDArray[np.int32]:
         """One user's items, oldest first."""
         return self.items[self.indptr[position] : self.indptr[position + 1]]
 
     def take(self, positions: Ints) -> Interactions:
-        """The users at these positions, in this order, with their own numbers: a shard or a cohort."""
+        """The users at these positions, in this order, with their own numbers: a shard or a cohort.
+
+        Neighbours share this object's arrays; everyone, in order, is this object.
+        """
+        chosen: Ints | slice = positions
         counts = self.counts[positions]
         indptr = np.concatenate([[0], np.cumsum(counts)])
-        events = np.repeat(self.indptr[:-1][positions] - indptr[:-1], counts) + np.arange(indptr[-1])
-        ids = None if self.user_ids is None else self.user_ids[positions]
-        return replace(self, **self._events(events, indptr), users=self.users[positions], user_ids=ids)
+        if len(positions) and (np.diff(positions) == 1).all() and positions[0] >= 0:
+            if len(positions) == self.n_users:
+                return self
+            chosen = slice(positions[0], positions[-1] + 1)
+            events: Ints | slice = slice(self.indptr[chosen.start], self.indptr[chosen.stop])
+        else:
+            events = np.repeat(self.indptr[:-1][positions] - indptr[:-1], counts)
+            events += np.arange(indptr[-1])
+        ids = None if self.user_ids is None else self.user_ids[chosen]
+        return replace(self, **self._events(events, indptr), users=self.users[chosen], user_ids=ids)
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Interactions:
         """The events marked in bool ``[n_events]``; every user stays, if need be with no event."""
-        counts = np.bincount(self.user_of_event[keep], minlength=self.n_users)
-        return replace(self, **self._events(np.flatnonzero(keep), np.concatenate([[0], np.cumsum(counts)])))
+        counts, some = np.zeros(self.n_users, np.int64), np.flatnonzero(self.counts)
+        if len(some):
+            counts[some] = np.add.reduceat(keep, self.indptr[some], dtype=np.int64)
+        return replace(self, **self._events(keep, np.concatenate([[0], np.cumsum(counts)])))
 
-    def _events(self, events: Ints, indptr: Ints) -> dict[str, Any]:
+    def _events(self, events: Ints | npt.NDArray[np.bool_] | slice, indptr: Ints) -> dict[str, Any]:
         return {
             "indptr": indptr.astype(np.int64),
             "items": self.items[events],

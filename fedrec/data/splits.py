@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from fedrec.errors import ConfigError, DataError
 from fedrec.randomness import Key, Lane, bits
 
 Bools = npt.NDArray[np.bool_]
+
+_USERS = 8192
+"""Users whose events are put in order at once, which bounds the memory of a split."""
 
 LEAST = 3
 """A user with fewer interactions has none to spare for validation and test."""
@@ -43,10 +46,14 @@ class Split:
             if part.catalogue is not self.train.catalogue:
                 raise DataError(f"The split's '{name}' has another catalogue than 'train'; split one data set.")
 
-    @cached_property
-    def history_for_test(self) -> Interactions:
-        """What is known of each user when test begins: train and validation, in the order of time."""
-        return merge(self.train, self.validation)
+    @property
+    def n_events(self) -> int:
+        """Interactions of the whole data set."""
+        return self.train.n_events + self.validation.n_events + self.test.n_events
+
+    def history_for_test(self, positions: Ints) -> Interactions:
+        """What is known of these users when test begins: train and validation, in the order of time."""
+        return merge(self.train.take(positions), self.validation.take(positions))
 
 
 def split(interactions: Interactions, config: SplitConfig, key: Key) -> Split:
@@ -112,39 +119,54 @@ def merge(first: Interactions, second: Interactions) -> Interactions:
     )
 
 
-def _drawn_order(interactions: Interactions, key: Key, times: Ints | None) -> Ints:
-    """The events user by user, in the order of times and then of a draw; int64 ``[n_events]``."""
-    owner = interactions.user_of_event
-    within = np.arange(interactions.n_events) - interactions.indptr[:-1][owner]
-    draws = bits(key.streams(interactions.users, Lane.SPLIT)[owner], within)
-    return np.lexsort((draws, owner) if times is None else (draws, times, owner))
+def _drawn_orders(
+    interactions: Interactions, positions: Ints, key: Key, *, timed: bool
+) -> Iterator[tuple[Interactions, Ints]]:
+    """Some users' events in the order of times, where timed, and then of a draw; a block of users after the other.
+
+    Yields:
+        The users of a block, and the places in the whole of their events, in that order.
+    """
+    for start in range(0, len(positions), _USERS):
+        block = positions[start : start + _USERS]
+        users = interactions.take(block)
+        owner = users.user_of_event
+        within = np.arange(users.n_events) - users.indptr[:-1][owner]
+        draws = bits(key.streams(users.users, Lane.SPLIT)[owner], within)
+        order = np.lexsort((draws, users.times, owner) if timed and users.times is not None else (draws, owner))
+        yield users, (interactions.indptr[:-1][block][owner] + within)[order]
 
 
 def _last_two(interactions: Interactions, key: Key) -> tuple[Bools, Bools, str]:
-    order = _drawn_order(interactions, key, interactions.times)
-    ends = interactions.indptr[1:][interactions.counts >= LEAST]
-    times = np.zeros(interactions.n_events, np.int64) if interactions.times is None else interactions.times
-    third, second, last = (order[ends - back] for back in (3, 2, 1))
-    drawn = int(((times[third] == times[second]) | (times[second] == times[last])).sum())
-    note = ""
-    if drawn:
-        why = "No times" if interactions.times is None else "Equal times"
-        note = f"{why}: for {drawn} of {len(ends)} users a draw chose among their last interactions."
+    enough = np.flatnonzero(interactions.counts >= LEAST)
+    last = interactions.indptr[1:][enough] - 1
+    second = last - 1
+    drawn = np.ones(len(enough), np.bool_)
+    if (times := interactions.times) is not None:
+        drawn = (times[last - 2] == times[second]) | (times[second] == times[last])
     validation, test = np.zeros((2, interactions.n_events), np.bool_)
-    validation[second] = test[last] = True
+    validation[second[~drawn]] = test[last[~drawn]] = True
+    for users, event in _drawn_orders(interactions, enough[drawn], key, timed=True):
+        ends = users.indptr[1:]
+        validation[event[ends - 2]] = test[event[ends - 1]] = True
+    note = ""
+    if drawn.any():
+        why = "No times" if times is None else "Equal times"
+        note = f"{why}: for {drawn.sum()} of {len(enough)} users a draw chose among their last interactions."
     return validation, test, note
 
 
 def _at_random(interactions: Interactions, fraction: float, key: Key) -> tuple[Bools, Bools]:
     """Each user's events in a drawn order: the first of it go into test, the next into validation."""
-    owner = interactions.user_of_event
-    order = _drawn_order(interactions, key, None)
-    place = np.empty(interactions.n_events, np.int64)
-    place[order] = np.arange(interactions.n_events) - interactions.indptr[:-1][owner]
-    # fraction < 1/2, so twice the floor is below n and train keeps at least one event.
-    held = np.maximum(1, np.floor(fraction * interactions.counts)).astype(np.int64)
-    held = np.where(interactions.counts >= LEAST, held, 0)[owner]
-    return (held <= place) & (place < 2 * held), place < held
+    validation, test = np.zeros((2, interactions.n_events), np.bool_)
+    for users, event in _drawn_orders(interactions, np.arange(interactions.n_users), key, timed=False):
+        place = np.arange(users.n_events) - users.indptr[:-1][users.user_of_event]
+        # fraction < 1/2, so twice the floor is below n and train keeps at least one event.
+        held = np.maximum(1, np.floor(fraction * users.counts)).astype(np.int64)
+        held = np.where(users.counts >= LEAST, held, 0)[users.user_of_event]
+        validation[event[(held <= place) & (place < 2 * held)]] = True
+        test[event[place < held]] = True
+    return validation, test
 
 
 def _by_time(interactions: Interactions, fraction: float) -> tuple[Bools, Bools]:

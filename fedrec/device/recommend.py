@@ -17,6 +17,7 @@ from fedrec.device.reasons import Anatomy, Kind, Reason, dissect, dissect_featur
 from fedrec.device.received import SYNC, Received
 from fedrec.device.rerank import POOL, popularity, rerank, self_information, vectors
 from fedrec.device.store import Store
+from fedrec.device.topk import best
 from fedrec.errors import DeviceError, UsageError
 from fedrec.models.base import Recommender
 from fedrec.models.history import F32, F64, standardise
@@ -94,7 +95,7 @@ class Adviser:
             )
         view = self._current()
         dials = diversity != 0 or novelty != 0
-        items = _best(view.candidates, k * POOL if dials else k)
+        items = best(view.candidates, k * POOL if dials else k)
         if dials:
             scores = view.candidates[items]
             items = items[rerank(scores, k, diversity, novelty, view.vectors(items), view.bits[items])]
@@ -245,10 +246,3 @@ def _widened(anatomy: Anatomy, found: Received, user: Interactions) -> Anatomy:
     whole["new"] = np.where(is_new, np.float32(base), np.float32(0))
     scores = np.where(is_new, whole["features"] + whole["new"], anatomy.scores[place])
     return Anatomy(scores, lambda items: anatomy.pull(place[items]) * ~is_new[items, None], whole)
-
-
-def _best(scores: F32, m: int) -> Ints:
-    """The items of the m largest scores, the largest first and the lower number before the higher; -inf is none."""
-    top = np.argpartition(scores, -m)[-m:] if m < len(scores) else np.arange(len(scores))
-    top = top[np.lexsort((top, -scores[top]))]
-    return top[np.isfinite(scores[top])]

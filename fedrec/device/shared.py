@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedrec.data.safetensors import metadata
 from fedrec.device.store import Store
 from fedrec.errors import ContributionError
 from fedrec.federation.round import Federation
@@ -64,8 +63,7 @@ def kept_round(store: Store, experiment: str) -> int:
     content = store.get(DOCUMENT)
     if content is None:
         return -1
-    header: Mapping[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    about = header.get("__metadata__", {})
+    about = metadata(content)
     return int(about["round"]) if about.get("experiment") == experiment else -1
 
 

@@ -50,7 +50,7 @@ def baselines(setting: Setting, epsilon: float | None) -> dict[str, Any]:
         chosen["non_private"] = experiment.replaced(privacy={"epsilon": None, "noise_multiplier": None})
     results = {}
     for name, other in chosen.items():
-        federation = make_federation(other, setting.data.catalogue, setting.data.n_users)
+        federation = make_federation(other, setting.split.train.catalogue, setting.split.train.n_users)
         state = train_quietly(federation, Fleet(federation.model, setting.split.train))
         measured = measure(setting, federation.model, state.shared, name)
         events = [mechanism.events()[mechanism.unit] for mechanism in federation.mechanisms if mechanism.private]
@@ -70,11 +70,11 @@ def measure(setting: Setting, model: Recommender, shared: Shared, label: str) ->
 
 def samples(setting: Setting, model: Recommender, shared: Shared) -> list[dict[str, Any]]:
     """What a few users are recommended, with titles; the same users in every run of a data set and seed."""
-    history, test, catalogue = setting.split.history_for_test, setting.split.test, setting.data.catalogue
+    test, catalogue = setting.split.test, setting.split.test.catalogue
     tested = np.flatnonzero(test.counts)
     generator = setting.federation.key.generator(Lane.SAMPLE_USERS)
     chosen = np.sort(generator.choice(tested, min(_SAMPLE_USERS, len(tested)), replace=False))
-    users = history.take(chosen)
+    users = setting.split.history_for_test(chosen)
     lists = np.argsort(-block_of_scores(scorer(model, shared), users), axis=1, kind="stable")[:, :_SAMPLE_TITLES]
     return [
         {
@@ -91,7 +91,7 @@ def summarise(
     setting: Setting, engine: str, state: State, ledger: Ledger, lines: Sequence[dict[str, Any]], wall_s: float
 ) -> dict[str, Any]:
     """The content of ``summary.json``."""
-    experiment, federation, data = setting.experiment, setting.federation, setting.data
+    experiment, federation, data = setting.experiment, setting.federation, setting.split.train
     measured = measure(setting, federation.model, state.shared, "run")
     train_s = sum(line["seconds"] for line in lines)
     clients = sum(line["cohort"] for line in lines)
@@ -105,7 +105,7 @@ def summarise(
             "name": data.name,
             "users": data.n_users,
             "items": data.n_items,
-            "interactions": data.n_events,
+            "interactions": setting.split.n_events,
         },
         "model": experiment.model.name,
         "engine": engine,
@@ -198,7 +198,7 @@ def unprotected(setting: Setting, aggregation: str = IN_PROCESS) -> list[str]:
     ]
     if setting.experiment.evaluation.baselines:
         listed.append("the baselines: private popularity is a release of its own, the model without privacy has none")
-    listed += [f"what was derived from the interactions beforehand: {text}" for text in setting.data.filters]
+    listed += [f"what was derived from the interactions beforehand: {text}" for text in setting.split.train.filters]
     listed.append(
         "hyperparameters: the defaults were chosen on MovieLens-100K; that tuning and any of yours is not accounted"
     )

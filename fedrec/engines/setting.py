@@ -25,17 +25,16 @@ from fedrec.privacy.budget import check_budget
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """An experiment with its data."""
+    """An experiment with its data, which is held in the parts of its split alone."""
 
     experiment: Experiment
-    data: Interactions
     split: Split
     federation: Federation
 
     @cached_property
     def evaluator(self) -> Evaluator:
         """What measures a model; a client never needs it."""
-        negatives = source.published_negatives(self.experiment.data, self.data)
+        negatives = source.published_negatives(self.experiment.data, self.split.train)
         return Evaluator(self.split, self.experiment.evaluation, self.federation.key, negatives)
 
     def quickly(self, shared: Shared) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def load_setting(experiment: Experiment) -> Setting:
     """
     data = source.load(experiment.data)
     federation = make_federation(experiment, data.catalogue, data.n_users)
-    return Setting(experiment, data, split(data, experiment.split, federation.key), federation)
+    return Setting(experiment, split(data, experiment.split, federation.key), federation)
 
 
 def prepare(experiment: Experiment) -> Setting:
@@ -66,7 +65,7 @@ def prepare(experiment: Experiment) -> Setting:
     """
     setting = load_setting(experiment)
     require_extras(setting.federation.model)
-    privacy, n_users = experiment.privacy, setting.data.n_users
+    privacy, n_users = experiment.privacy, setting.split.train.n_users
     first = setting.federation.mechanisms[0]
     if first.private:
         check_budget(1, [first.events()[first.unit]], privacy.epsilon, privacy.delta)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ __all__ = ["Evaluator", "Ranking", "Scorer"]
 
 LIST = 10
 """Length of the lists for coverage, novelty and diversity, and of the comparison of light and heavy users."""
+
+_KEPT = 1 << 23  # sampled negatives of a view that are kept from round to round; more are drawn anew
 
 _TEST_DRAWS = 1 << 32  # validation and test draw their negatives from different counters of a user's stream
 
@@ -49,14 +51,14 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """Either validation or test: what is known, what is held out, and which draws belong to it."""
+    """Either validation or test: what is known and held out of the evaluated users, and which draws belong to it."""
 
-    name: str
     known: Interactions
     held: Interactions
     positions: Ints
     published: Ints | None
     first: int
+    drawn: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict)  # sampled negatives, by a block's first user
 
 
 class Evaluator:
@@ -88,8 +90,8 @@ class Evaluator:
         if published is not None:
             published = candidates.check_published(published, split.train.n_users, split.train.n_items)
             published = published if published.shape[1] == config.sampled else None
-        self._validation = self._view("validation", split.train, split.validation, None, 0)
-        self._test = self._view("test", split.history_for_test, split.test, published, _TEST_DRAWS)
+        self._validation = self._view("validation", None)
+        self._test = self._view("test", published)
         self._read: set[str] = set()
 
     @property
@@ -141,29 +143,38 @@ class Evaluator:
         self._read.add(label)
         return self._rank(self._test, scorer, lists=lists)
 
-    def _view(self, name: str, known: Interactions, held: Interactions, published: Ints | None, first: int) -> _View:
-        positions = np.flatnonzero((held.counts > 0) & (known.counts > 0))
+    def _view(self, name: Literal["validation", "test"], published: Ints | None) -> _View:
+        split, last = self._split, name == "test"
+        held = split.test if last else split.validation
+        known = split.train.counts + split.validation.counts if last else split.train.counts
+        positions = np.flatnonzero((held.counts > 0) & (known > 0))
         if not len(positions):
             raise DataError(
-                f"'{known.name}': no user has both a history and a held-out item for {name}; "
+                f"'{held.name}': no user has both a history and a held-out item for {name}; "
                 "choose another [split] or a weaker filter in [data]."
             )
         wanted = self._config.users
         if wanted is not None and wanted < len(positions):
-            streams = self._key.streams(known.users[positions], Lane.SAMPLE_USERS)
+            streams = self._key.streams(held.users[positions], Lane.SAMPLE_USERS)
             drawn = np.argsort(bits(streams, np.zeros(1, np.int64)), kind="stable")[:wanted]
             positions = positions[np.sort(drawn)]
-        return _View(name, known, held, positions, published, first)
+        return _View(
+            known=split.history_for_test(positions) if last else split.train.take(positions),
+            held=held.take(positions),
+            positions=positions,
+            published=None if published is None else published[positions],
+            first=_TEST_DRAWS if last else 0,
+        )
 
-    def _blocks(self, positions: Ints) -> Iterator[Ints]:
+    def _blocks(self, n_users: int) -> Iterator[Ints]:
         size = max(1, ranking.BLOCK // max(self._split.train.n_items, 1))
-        for start in range(0, len(positions), size):
-            yield positions[start : start + size]
+        for start in range(0, n_users, size):
+            yield np.arange(start, min(start + size, n_users))
 
     def _rank(self, view: _View, scorer: Scorer, *, lists: bool) -> Ranking:
         full, sampled, n_sampled = [], [], []
         gathered = ListMetrics(self_information(self._split.train), self._split.train.catalogue) if lists else None
-        for block in self._blocks(view.positions):
+        for block in self._blocks(len(view.positions)):
             profiles, held = view.known.take(block), view.held.take(block)
             scores = ranking.block_of_scores(scorer, profiles)
             ties = self._key.streams(profiles.users, Lane.TIES)
@@ -175,18 +186,26 @@ class Evaluator:
                 n_sampled.append((negatives >= 0).sum(axis=1) + held.counts)
             if gathered is not None:
                 gathered.add(ranking.top_lists(scores, LIST, ties))
-        counts = view.held.counts[view.positions]
+        counts = view.held.counts
         return Ranking(
             positions=view.positions,
             full=HeldOutRanks(np.concatenate(full), counts),
-            n_full=view.known.n_items - view.known.counts[view.positions],
+            n_full=view.known.n_items - view.known.counts,
             sampled=HeldOutRanks(np.concatenate(sampled), counts) if sampled else None,
             n_sampled=np.concatenate(n_sampled) if n_sampled else counts,
             lists={} if gathered is None else gathered.means(LIST),
         )
 
     def _negatives(self, view: _View, block: Ints, profiles: Interactions, held: Interactions) -> Ints:
-        """Sampled negatives of a block of users, ``[C, n]``, -1 where one is missing."""
+        """Sampled negatives of a block of users, ``[C, n]``, -1 where one is missing; the same in every round."""
+        kept = view.drawn.get(int(block[0]))
+        if kept is None:
+            kept = self._draw_negatives(view, block, profiles, held).astype(np.int32)
+            if len(view.positions) * self._config.sampled <= _KEPT:
+                view.drawn[int(block[0])] = kept
+        return kept.astype(np.int64)
+
+    def _draw_negatives(self, view: _View, block: Ints, profiles: Interactions, held: Interactions) -> Ints:
         wanted = np.full(len(block), self._config.sampled, np.int64)
         table = None
         if view.published is not None:
@@ -194,8 +213,8 @@ class Evaluator:
             wanted[(table >= 0).any(axis=1)] = 0
             if not wanted.any():
                 return table
-        split = self._split
-        unseen = candidates.Unseen.beside(*(part.take(block) for part in (split.train, split.validation, split.test)))
+        split, users = self._split, view.positions[block]
+        unseen = candidates.Unseen.beside(*(part.take(users) for part in (split.train, split.validation, split.test)))
         streams = self._key.streams(profiles.users, Lane.CANDIDATES)
         drawn = candidates.draw_unseen(unseen, streams, wanted, view.first)
         return drawn if table is None else np.where(wanted[:, None] > 0, drawn, table)

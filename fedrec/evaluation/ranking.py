@@ -75,7 +75,9 @@ def full_ranks(scores: Scores, held: Interactions, ties: U64) -> Ints:
         if np.isneginf(own).any():
             user = held.users[rows[np.flatnonzero(np.isneginf(own))[0]]]
             raise DataError(f"A held-out item of user {user} is also in that user's history; split the data again.")
-        ranks[start : start + step] = _above(scores[rows], None, own, items, ties[rows])
+        alone = bool((np.diff(rows) == 1).all())  # one item a user: their rows are there as they are needed
+        table = scores[rows[0] : rows[-1] + 1] if alone else scores[rows]
+        ranks[start : start + step] = _above(table, None, own, items, ties[rows])
     return ranks
 
 
@@ -93,11 +95,17 @@ def sampled_ranks(scores: Scores, held: Interactions, negatives: Ints, ranks: In
         int64 ``[n_held]``, in the order of ``held.items``.
     """
     rows = held.user_of_event
-    theirs = np.where(negatives < 0, -np.inf, np.take_along_axis(scores, np.maximum(negatives, 0), axis=1))
+    places = negatives + (np.arange(len(negatives)) * scores.shape[1])[:, None]
+    theirs = scores.ravel().take(places, mode="clip")  # -1 takes any score, which is put right
+    theirs[negatives < 0] = -np.inf
     own = scores[rows, held.items]
-    above = _above(theirs[rows], negatives[rows], own, held.items.astype(np.int64), ties[rows])
-    order = np.lexsort((ranks, rows))
-    above[order] += np.arange(held.n_events) - held.indptr[:-1][rows]
+    alone = len(rows) == len(scores) and bool((held.counts == 1).all())
+    if not alone:
+        theirs, negatives = theirs[rows], negatives[rows]
+    above = _above(theirs, negatives, own, held.items.astype(np.int64), ties[rows])
+    if not alone:
+        order = np.lexsort((ranks, rows))
+        above[order] += np.arange(held.n_events) - held.indptr[:-1][rows]
     return above
 
 
@@ -111,12 +119,12 @@ def _above(table: Scores, names: Ints | None, own: Scores, items: Ints, ties: U6
         items: ``[n]``; whether the item itself is in the table does not matter.
         ties: one stream a row, ``[n]``.
     """
-    above: Ints = np.count_nonzero(table > own[:, None], axis=1).astype(np.int64)
-    equal = table == own[:, None]
+    own = own[:, None]
+    above: Ints = np.count_nonzero(table > own, axis=1).astype(np.int64)
     itself = 1 if names is None else 0
-    tied = np.flatnonzero(np.count_nonzero(equal, axis=1) > itself)
+    tied = np.flatnonzero(np.count_nonzero(table >= own, axis=1) > above + itself)
     if len(tied):
-        which, column = np.nonzero(equal[tied])
+        which, column = np.nonzero(table[tied] == own[tied])
         streams = ties[tied]
         others = column if names is None else names[tied][which, column]
         wins = bits(streams[which], others) < bits(streams, items[tied])[which]

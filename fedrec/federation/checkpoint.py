@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrec.config import Experiment
+from fedrec.data.safetensors import metadata
 from fedrec.errors import RunFolderError
 from fedrec.federation.round import State
 
@@ -44,7 +45,7 @@ def load(data: bytes, experiment: Experiment, where: str) -> tuple[State, int]:
 
     try:
         arrays = load_arrays(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        header = metadata(data)
         if header.pop("content") != _content(arrays, header):
             raise ValueError("its values are not those that were saved")
         round_, attempt, size = int(header["round"]), int(header["attempt"]), int(header["ledger_size"])
@@ -64,5 +65,5 @@ def _content(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
     found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         found.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        found.update(array.tobytes())
+        found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()

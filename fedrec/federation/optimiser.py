@@ -36,16 +36,23 @@ def step(mean: Mapping[str, Floats], memory: Memory, config: FederationConfig) -
             new[f"{name}.velocity"] = config.server_momentum * memory.get(f"{name}.velocity", 0.0) + delta
             steps[name] = rate * new[f"{name}.velocity"]
         else:
-            steps[name] = rate * delta
+            steps[name] = delta if rate == 1 else rate * delta
     return steps, new
 
 
-def shrink(total: Floats, noise_std: float) -> Floats:
-    """A noised sum drawn towards zero by the positive-part James-Stein factor: post-processing, free of charge.
+def shrunk_mean(total: Floats, noise_std: float, size: int) -> Floats:
+    """A noised sum over ``size``, drawn towards zero by the positive-part James-Stein factor: post-processing, free.
 
     Where the noise drowns the signal the step vanishes instead of spoiling the model (James & Stein 1961).
+
+    Args:
+        total: the sum; not changed.
+        noise_std: standard deviation of the noise in each coordinate of it.
+        size: what it is divided by.
     """
-    if noise_std == 0:
-        return total
-    power = float(np.vdot(total, total))
-    return total * max(0.0, 1.0 - noise_std**2 * total.size / power) if power else total
+    power = float(np.vdot(total, total)) if noise_std else 0.0
+    if not power:
+        return total / size
+    mean = total * max(0.0, 1.0 - noise_std**2 * total.size / power)
+    mean /= size
+    return mean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -72,13 +72,16 @@ class Recommender(ABC):
     config: Any  # the model's own Config; Any because a subclass narrows it
     training: TrainingConfig
     federation: FederationConfig
+    workers: int = field(default=1, kw_only=True)
+    """Threads that share out compiled training; they change no bit of a result."""
 
     @property
     def backend(self) -> str | None:
         """Where its local training runs; None for a statistic model."""
-        if self.training.backend == "auto" or not self.backends:
-            return next(iter(self.backends), None)
-        return self.training.backend
+        if self.training.backend != "auto" and self.backends:
+            return self.training.backend
+        compiles = not self.training.regularisation and find_spec("numba") is not None
+        return next((backend for backend in self.backends if backend != "numba" or compiles), None)
 
     @property
     def per_interaction(self) -> bool:
@@ -127,10 +130,16 @@ def build(experiment: Experiment) -> Recommender:
         ConfigError: if its local training does not run where it is asked to.
     """
     name = experiment.model.name
-    model: Recommender = MODELS.get(name)(experiment.model, experiment.training, experiment.federation)
+    model: Recommender = MODELS.get(name)(
+        experiment.model, experiment.training, experiment.federation, workers=experiment.engine.workers
+    )
     if model.backend is not None and model.backend not in model.backends:
         raise ConfigError(
             f"The model '{name}' does not train with training.backend = '{model.backend}'; take '{model.backends[0]}'."
+        )
+    if model.backend == "numba" and experiment.training.regularisation:
+        raise ConfigError(
+            "training.backend = 'numba' does not regularise; take 'numpy', or training.regularisation = 0."
         )
     return model
 
@@ -143,3 +152,5 @@ def require_extras(model: Recommender) -> None:
     """
     if model.backend == "opacus" and find_spec("opacus") is None:
         raise MissingExtraError("Local training with Opacus", "torch")
+    if model.backend == "numba" and find_spec("numba") is None:
+        raise MissingExtraError("Local training compiled by numba", "fast")

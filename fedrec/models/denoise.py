@@ -6,6 +6,8 @@ keeps only what rises above the edge of its noise's spectrum.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,7 @@ from fedrec.models.history import F32, F64, filled_years, unit_rows
 
 _FLOOR = 0.02  # the least popularity an item may have: log and powers of it are taken
 _LOG_SD = 1.25  # spread of log-popularity about its public mean, as on every data set of this kind
+_ROWS = 64  # of a block of kernels
 _YEAR_EDGES = np.r_[1930:1990:10, 1990:2030]
 
 
@@ -38,23 +41,39 @@ def denoise_popularity(noised: F64, noise_std: float, catalogue: Catalogue, n_us
     return np.asarray(np.exp((weights * grid).sum(axis=1) / weights.sum(axis=1)))
 
 
-def public_kernels(catalogue: Catalogue) -> list[F32]:
-    """Public similarities between items, each ``[n_items, n_items]``: the basis of the prior of a Gram matrix."""
-    n = len(catalogue)
-    kernels = [np.ones((n, n), np.float32)]
-    years = filled_years(catalogue).astype(np.float32)
-    apart = np.abs(years[:, None] - years[None])
-    if apart.any():
-        kernels += [np.exp(-apart / np.float32(1.5)), np.exp(-apart / np.float32(6))]
-    near = np.exp(-apart / np.float32(3))
-    for matrix in (catalogue.genres, catalogue.features):
-        if matrix is not None and matrix.shape[1]:
-            unit = unit_rows(matrix)
-            cosine = np.clip(unit @ unit.T, 0, 1)
-            kernels += [cosine, cosine**4]
-            if apart.any():
-                kernels += [cosine * near, cosine**4 * near]
-    return kernels
+@dataclass(frozen=True, eq=False)
+class PublicKernels:
+    """Public similarities between items, in blocks of rows: the basis of the prior of a Gram matrix.
+
+    Attributes:
+        years: ``[n_items]``, one for all where none is known.
+        features: unit rows of each public matrix ``[n_items, ·]``.
+    """
+
+    years: F32
+    features: tuple[F32, ...]
+
+    @classmethod
+    def of(cls, catalogue: Catalogue) -> PublicKernels:
+        known = (catalogue.genres, catalogue.features)
+        features = tuple(unit_rows(matrix) for matrix in known if matrix is not None and matrix.shape[1])
+        return cls(filled_years(catalogue).astype(np.float32), features)
+
+    def block(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> list[F32]:
+        """Each kernel between these items, ``[len(rows), len(columns)]``: ones, nearness of years, cosines of features."""
+        kernels = [np.ones((len(rows), len(columns)), np.float32)]
+        dated = bool(np.ptp(self.years)) if len(self.years) else False
+        apart = np.abs(self.years[rows, None] - self.years[columns])
+        if dated:
+            kernels += [np.exp(-apart / np.float32(1.5)), np.exp(-apart / np.float32(6))]
+            near = np.exp(-apart / np.float32(3))
+        for unit in self.features:
+            cosine = np.clip(unit[rows] @ unit[columns].T, 0, 1)
+            fourth = np.square(np.square(cosine))
+            kernels += [cosine, fourth]
+            if dated:
+                kernels += [cosine * near, fourth * near]
+        return kernels
 
 
 def denoise_gram(gram: F64, noise_std: float, popularity: F64, catalogue: Catalogue, top_share: float) -> F64:
@@ -71,7 +90,7 @@ def denoise_gram(gram: F64, noise_std: float, popularity: F64, catalogue: Catalo
         return gram
     top = np.argsort(-popularity, kind="stable")[: max(int(top_share * len(popularity)), 2)]
     block = np.ix_(top, top)
-    result = _public_prior(gram, popularity, public_kernels(catalogue), top)
+    result = _public_prior(gram, popularity, PublicKernels.of(catalogue), top)
     # The spectrum of a symmetric noise matrix of size K ends at 2 · std · sqrt(K) (Wigner's semicircle).
     result[block] += shrink_spectrum(gram[block] - result[block], 2 * noise_std * np.sqrt(len(top)))
     return result
@@ -81,10 +100,11 @@ def shrink_spectrum(matrix: F64, edge: float, less: float = 0.8) -> F64:
     """Drop eigenvalues below the edge of the noise's spectrum and pull the others down by ``less`` times the edge."""
     from scipy.linalg import eigh
 
-    values, vectors = eigh(matrix)
-    keep = np.abs(values) > edge
-    shrunk = np.sign(values[keep]) * (np.abs(values[keep]) - less * edge)
-    return np.asarray((vectors[:, keep] * shrunk) @ vectors[:, keep].T)
+    shrunk = np.zeros_like(matrix)
+    for beyond, sign in (((edge, np.inf), 1), ((-np.inf, -edge), -1)):
+        values, vectors = eigh(matrix, subset_by_value=beyond)  # few are kept: the others' vectors are the costly part
+        shrunk += (vectors * (values - sign * less * edge)) @ vectors.T
+    return shrunk
 
 
 def with_diagonal(gram: F64, popularity: F64) -> F64:
@@ -128,25 +148,54 @@ def ease_weights(gram: F64, popularity: F64, ridge: float) -> F32:
     """The item weights of EASE (Steck 2019), ``[n, n]`` with a zero diagonal: -P_ij / P_jj, P = (G + ridge)⁻¹."""
     full = with_diagonal(gram, popularity)
     full[np.diag_indices(len(full))] += ridge
-    inverse = np.linalg.inv(full)
-    weights = -inverse / np.diag(inverse)
-    np.fill_diagonal(weights, 0)
-    return weights.astype(np.float32)
+    inverse = _inverse(full)
+    inverse /= -np.diag(inverse)
+    np.fill_diagonal(inverse, 0)
+    return np.ascontiguousarray(inverse, np.float32)
 
 
-def _public_prior(gram: F64, popularity: F64, kernels: list[F32], top: npt.NDArray[np.int64]) -> F64:
+def _inverse(matrix: F64) -> F64:
+    """The inverse of a symmetric matrix: by Cholesky, half the work, where it is positive definite."""
+    from scipy.linalg.lapack import dpotrf, dpotri
+
+    factor, failed = dpotrf(matrix, lower=True, clean=False)
+    if failed:  # noise or a poor prior may leave negative eigenvalues
+        return np.asarray(np.linalg.inv(matrix), np.float64)
+    inverse, _ = dpotri(factor, lower=True, overwrite_c=True)
+    for first in range(0, len(inverse), _ROWS):  # above the diagonal, a mirror image, without a second matrix
+        last = first + _ROWS
+        inverse[first:last, last:] = inverse[last:, first:last].T
+        corner = np.tril(inverse[first:last, first:last])
+        inverse[first:last, first:last] = corner + np.tril(corner, -1).T
+    return np.asarray(inverse, np.float64)
+
+
+def _public_prior(gram: F64, popularity: F64, kernels: PublicKernels, top: npt.NDArray[np.int64]) -> F64:
     """p_i p_j Σ_k a_k K_k(i, j), a by least squares on the released entries among the top items."""
-    outer = np.outer(popularity[top], popularity[top])
-    np.fill_diagonal(outer, 0)
-    block = np.ix_(top, top)
-    basis = [kernel[block] * outer for kernel in kernels]
-    normal = np.array([[np.vdot(a, b) for b in basis] for a in basis])
-    target = np.array([np.vdot(a, gram[block]) for a in basis])
-    weights = np.linalg.solve(normal + 1e-9 * np.trace(normal) * np.eye(len(basis)), target)
-    prior = np.zeros_like(gram)
-    for weight, kernel in zip(weights, kernels, strict=True):
-        prior += weight * kernel
-    prior *= popularity[:, None]
-    prior *= popularity[None]
+    weights = _prior_weights(gram, popularity, kernels, top)
+    n = len(gram)
+    prior = np.empty_like(gram)
+    for rows in _row_blocks(np.arange(n)):
+        block = np.zeros((len(rows), n))
+        for weight, kernel in zip(weights, kernels.block(rows, np.arange(n)), strict=True):
+            block += weight * kernel
+        prior[rows] = block * popularity[rows, None] * popularity
     np.fill_diagonal(prior, 0)
     return prior
+
+
+def _prior_weights(gram: F64, popularity: F64, kernels: PublicKernels, top: npt.NDArray[np.int64]) -> F64:
+    """The weight of each kernel."""
+    normal, target = np.zeros((1, 1)), np.zeros(1)
+    for rows in _row_blocks(top):
+        outer = np.outer(popularity[rows], popularity[top])
+        outer[rows[:, None] == top] = 0  # the diagonal
+        basis = np.stack([(kernel * outer).ravel() for kernel in kernels.block(rows, top)])
+        normal = normal + basis @ basis.T
+        target = target + basis @ gram[np.ix_(rows, top)].ravel()
+    return np.asarray(np.linalg.solve(normal + 1e-9 * np.trace(normal) * np.eye(len(normal)), target))
+
+
+def _row_blocks(items: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Some rows at a time, so that a kernel between them and all items stays in the cache."""
+    return np.array_split(items, -(-len(items) // _ROWS)) if len(items) else []

@@ -11,13 +11,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fedrec.config import ModelConfig
-from fedrec.contribution import Contribution, OuterTriangles, Rows, unpack_upper
+from fedrec.contribution import Contribution, Rows, unpack_upper
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.errors import ConfigError
 from fedrec.models.base import Budget, Form, Personal, Recommender, Shared, Total
 from fedrec.models.denoise import denoise_gram, denoise_popularity, ease_weights, spectral_factor
 from fedrec.models.history import F32, F64, ContentKernel, project, recency_weights, standardise
 from fedrec.models.popularity import normalised_history
+from fedrec.models.triangles import Triangles
 from fedrec.randomness import Key
 from fedrec.registry import MODELS
 from fedrec.release import Component, Release
@@ -151,7 +152,7 @@ def gram_releases(
 
 def gram_contribution(shared: Shared, users: Interactions, release: Release) -> Contribution:
     """The statistics that a release asks for; y is the history on the matrix's items alone."""
-    parts: dict[str, Rows | OuterTriangles] = {}
+    parts: dict[str, Rows | Triangles] = {}
     for component in release.components:
         if component.name == "popularity":
             parts["popularity"] = normalised_history(users)
@@ -161,7 +162,7 @@ def gram_contribution(shared: Shared, users: Interactions, release: Release) -> 
         column[items] = np.arange(len(items))
         kept = users.where(column[users.items] >= 0)
         values = normalised_history(kept).values
-        parts["gram"] = OuterTriangles(kept.indptr, column[kept.items], values, len(items))
+        parts["gram"] = Triangles(kept.indptr, column[kept.items], values, len(items))
     return Contribution(parts, users.n_users)
 
 

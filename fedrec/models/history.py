@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,17 +80,29 @@ class ContentKernel:
         The kernel is separable in year and genre: a user's weight a year and genre, spread over years, is all it takes.
         """
         n_years, n_genres = len(self.near), self.genres.shape[1]
-        cell = users.user_of_event * n_years + self.year_of[users.items]
-        rows = self.genres[users.items] * weights[:, None].astype(np.float32)
-        mass = np.stack(
-            [np.bincount(cell, rows[:, genre], minlength=users.n_users * n_years) for genre in range(n_genres)], axis=-1
-        ).reshape(users.n_users, n_years, n_genres)
-        spread = np.einsum("yz,czg->cyg", self.near, mass.astype(np.float32), optimize=True)
-        out = np.empty((users.n_users, len(self.genres)), np.float32)
-        for year in range(n_years):
-            items = np.flatnonzero(self.year_of == year)
-            out[:, items] = spread[:, year] @ self.genres[items].T
-        return out
+        mass = self._mass(users, weights).astype(np.float32)
+        spread = (self.near @ mass.reshape(n_years, -1)).reshape(n_years, users.n_users, n_genres)
+        by_year = np.argsort(self.year_of, kind="stable")
+        out = np.empty((users.n_users, len(by_year)), np.float32)
+        edges = np.searchsorted(self.year_of[by_year], np.arange(n_years + 1))
+        for year, (first, last) in enumerate(itertools.pairwise(edges)):
+            np.matmul(spread[year], self.genres[by_year[first:last]].T, out=out[:, first:last])
+        place = np.empty_like(by_year)
+        place[by_year] = np.arange(len(by_year))
+        return out[:, place]
+
+    def _mass(self, users: Interactions, weights: F64) -> F64:
+        """The weight of each year and genre in a profile, ``[Y * C, G]``."""
+        cell = self.year_of[users.items] * users.n_users + users.user_of_event
+        rows, shape = self.genres[users.items], (len(self.near) * users.n_users, self.genres.shape[1])
+        if users.n_users == 1:  # a phone: scipy need not be loaded
+            rows = rows * weights[:, None].astype(np.float32)
+            return np.stack([np.bincount(cell, column, minlength=shape[0]) for column in rows.T], axis=-1)
+        from scipy.sparse import csc_array
+
+        # One entry a column: the product adds the events' rows to their cells.
+        columns = np.arange(len(cell) + 1)
+        return np.asarray(csc_array((weights, cell, columns), shape=(shape[0], len(cell))) @ rows, np.float64)
 
 
 def unit_rows(matrix: npt.NDArray[np.floating]) -> F32:

@@ -21,7 +21,7 @@ from fedrec.randomness import Key, Lane
 from fedrec.registry import MODELS
 from fedrec.release import Component, Release
 from fedrec.training import clipped
-from fedrec.training.local import train
+from fedrec.training.local import Learned, train
 from fedrec.training.samples import public_vectors
 
 
@@ -70,7 +70,7 @@ class Mf(Recommender):
 
     Config = MfConfig
     config: MfConfig
-    backends = ("numpy", "opacus")
+    backends = ("numba", "numpy", "opacus")
 
     @property
     def per_interaction(self) -> bool:
@@ -119,7 +119,7 @@ class Mf(Recommender):
         else:
             vectors = self._vectors(shared, users, recency_weights(users, self.config.recency))
         if release.dpsgd is None:
-            learned = train(shared["table"], shared["bias"], vectors, users, self.training, self.config.loss, key)
+            learned = self.learn(shared, vectors, users, key)
             return Contribution({"items": learned.items, "bias": learned.bias}, users.n_users)
         parts = clipped.train(
             {"table": shared["table"], "bias": shared["bias"]},
@@ -133,12 +133,29 @@ class Mf(Recommender):
         )
         return Contribution({"items": parts["table"], "bias": parts["bias"]}, users.n_users)
 
+    def learn(self, shared: Shared, vectors: F32, users: Interactions, key: Key) -> Learned:
+        """What C users learn of the shared model and of their own vectors ``[C, d]``, which are where they start."""
+        if self.backend == "numba":
+            from fedrec.training import compiled
+
+            return compiled.train(
+                shared["table"],
+                shared["bias"],
+                vectors,
+                users,
+                self.training,
+                self.config.loss,
+                key,
+                self.workers,
+            )
+        return train(shared["table"], shared["bias"], vectors, users, self.training, self.config.loss, key)
+
     def apply(self, shared: Shared, total: Total, release: Release, catalogue: Catalogue) -> Shared:
         if release.optimise:
             return {
                 **shared,
-                "table": (shared["table"] + total.arrays["items"]).astype(np.float32),
-                "bias": (shared["bias"] + total.arrays["bias"]).astype(np.float32),
+                "table": stepped(shared["table"], total.arrays["items"]),
+                "bias": stepped(shared["bias"], total.arrays["bias"]),
             }
         if "gram" not in total.arrays:
             return choose_items(total, catalogue, self.config.top_items)
@@ -170,6 +187,11 @@ class Mf(Recommender):
         item_weight[items] = weights
         bias = self.config.popularity_weight * standardise(np.log(popularity))
         return {"table": table, "bias": bias, "item_weight": item_weight}
+
+
+def stepped(array: F32, step: F64) -> F32:
+    """The array a step on: added in double precision, without a table of it."""
+    return np.add(array, step, out=np.empty_like(array), casting="same_kind")
 
 
 def profile_vectors(users: Interactions, weights: F64, table: F32) -> F32:

@@ -12,7 +12,7 @@ from pydantic import Field
 from fedrec.config import ModelConfig
 from fedrec.contribution import Contribution
 from fedrec.data.interactions import Catalogue, Interactions
-from fedrec.errors import ConfigError
+from fedrec.errors import MissingExtraError
 from fedrec.models.base import Budget, Personal, Recommender, Shared, Total
 from fedrec.models.history import F32, recency_weights
 from fedrec.models.mf import profile_vectors
@@ -52,14 +52,15 @@ class Ncf(Recommender):
 
     The two paths share their vectors, and the MLP starts at zero: alone, it would hardly learn a product (Rendle et al.
     2020). The user vector is the own profile on the item table, so a device keeps nothing between rounds. Local
-    training takes torch and Opacus; scoring is NumPy.
+    training is torch's, of many users at once where the whole update is clipped, and Opacus's where samples are;
+    scoring is NumPy.
 
     Guarantees: a user's whole delta, all arrays together, has norm at most the clip norm.
     """
 
     Config = NcfConfig
     config: NcfConfig
-    backends = ("opacus",)
+    backends = ("torch", "opacus")
 
     @property
     def per_interaction(self) -> bool:
@@ -83,9 +84,14 @@ class Ncf(Recommender):
         return shared
 
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
-        if release.dpsgd is None:
-            raise ConfigError("'ncf' trains by clipped samples, which the release does not plan; use make_federation.")
         vectors = public_vectors(users, self.config.dimension) if self.per_interaction else self._vectors(shared, users)
+        if release.dpsgd is None:
+            try:
+                from fedrec.training import network
+            except ImportError as error:
+                raise MissingExtraError("Local training with torch", "torch") from error
+            parts = network.train_whole(shared, vectors, users, self.training, self.config.loss, key)
+            return Contribution(parts, users.n_users)
         parts = clipped.train(
             shared,
             vectors,

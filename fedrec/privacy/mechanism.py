@@ -252,9 +252,14 @@ def opened(total: ShardSum, release: Release, mechanism: Mechanism, grid: Grid) 
 def add_up(shards: Sequence[ShardSum], release: Release, dtype: npt.DTypeLike = np.float64) -> ShardSum:
     """The sum of checked shard sums, in the order given, which every engine makes the order of users.
 
+    The sum of one is that one, not a copy.
+
     Raises:
         ContributionError: if the sum has wrong names, shapes or values that are not finite.
     """
+    if len(shards) == 1:
+        release.check(shards[0].arrays, dtype)
+        return shards[0]
     arrays: dict[str, npt.NDArray[Any]] = {}
     for component in release.components:
         arrays[component.name] = np.zeros(component.shape, dtype)

@@ -199,9 +199,9 @@ def training_plan(experiment: Experiment, backend: str | None) -> DpSgd | None:
     if backend is None:
         return None
     inside, mode = experiment.noise_inside, Pairing("", privacy.unit, privacy.trust, training.sample).mode
-    if backend == "numpy" and mode == 2:
+    if backend in ("numba", "numpy") and mode == 2:
         return None
-    if backend == "numpy" and mode != 3:
+    if backend in ("numba", "numpy") and mode != 3:
         raise ConfigError(
             "NumPy trains on single interactions and adds no noise of its own; set training.backend = 'opacus' for "
             "whole histories as samples, or for noise in every step (unit 'interaction' under trust 'local')."

@@ -1,4 +1,4 @@
-"""Training by clipped samples, in NumPy or with Opacus; torch is loaded only where it is used."""
+"""Training by clipped samples, in NumPy, numba or Opacus; numba and torch are loaded only where they are used."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def train(
         n_negatives: for each positive.
         loss: ``bpr`` or ``bce``.
         key: the round's key.
-        backend: ``numpy``, for one step of interactions at constant user vectors, or ``opacus``.
+        backend: ``numba`` or ``numpy``, for one step of interactions at constant user vectors, or ``opacus``.
 
     Raises:
         ContributionError: if noise is inside, and the shared model holds values next to which it would be lost.
@@ -45,8 +45,8 @@ def train(
     for name, array in arrays.items():  # whatever the history: a refusal must not tell anything of it
         if plan.inside and not (np.abs(array) <= _LARGEST).all():
             raise ContributionError(f"The shared model's '{name}' holds values that are not within {_LARGEST:g}.")
-    if backend == "numpy":
-        return per_interaction.train(arrays, vectors, users, plan, n_negatives, loss, key)
+    if backend in ("numba", "numpy"):
+        return per_interaction.train(arrays, vectors, users, plan, n_negatives, loss, key, backend == "numba")
     try:
         from fedrec.training import network
     except ImportError as error:

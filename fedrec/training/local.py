@@ -7,16 +7,17 @@ operations. A user's batches and negatives are keyed by the user's own number, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fedrec.config import TrainingConfig
-from fedrec.contribution import Rows
+from fedrec.contribution import Part, Rows
 from fedrec.data.interactions import Interactions
 from fedrec.randomness import Key, Lane, below, bits
+from fedrec.training.touches import Touches, joined
 
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -29,18 +30,31 @@ _DENSE_SPACE = 32
 """Codes are numbered by marks while their space is at most this many times their number."""
 
 
+class Learned(Protocol):
+    """What C users learned, whatever trained them; the attributes are those of `LocalResult`."""
+
+    @property
+    def items(self) -> Part: ...
+
+    @property
+    def bias(self) -> Part: ...
+
+    @property
+    def personal(self) -> F32: ...
+
+
 @dataclass(frozen=True)
 class LocalResult:
     """What C users learned.
 
     Attributes:
-        items: the change of the touched item vectors, rows ``[R, d]``.
-        bias: the change of the touched item biases, rows ``[R]``.
+        items: the change of the touched item vectors.
+        bias: the change of the touched item biases.
         personal: the users' vectors after training ``[C, d]``; they stay on the device.
     """
 
-    items: Rows
-    bias: Rows
+    items: Touches
+    bias: Touches
     personal: F32
 
 
@@ -75,12 +89,9 @@ def train(
         ]
     if len(blocks) == 1:
         return blocks[0]
-    counts = np.concatenate([np.diff(block.items.indptr) for block in blocks])
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    touched = np.concatenate([block.items.items for block in blocks])
     return LocalResult(
-        Rows(indptr, touched, np.concatenate([block.items.values for block in blocks]), len(item_bias)),
-        Rows(indptr, touched, np.concatenate([block.bias.values for block in blocks]), len(item_bias)),
+        joined([block.items for block in blocks]),
+        joined([block.bias for block in blocks]),
         np.concatenate([block.personal for block in blocks]),
     )
 
@@ -109,8 +120,7 @@ def unmet(users: Interactions, user: Ints, rank: Ints) -> Ints:
     """The ``rank``-th item, from 0, that a user has not met; ``user`` holds positions, and both broadcast alike."""
     # The rank-th item outside a sorted history s is rank + #{i : s_i - i <= rank}: one search for all, no rejection.
     width = users.n_items + 1
-    codes = np.sort(users.user_of_event * width + users.items)
-    gaps = codes - (np.arange(users.n_events) - np.repeat(users.indptr[:-1], users.counts))
+    gaps = users.user_of_event * width + users.gaps
     before = np.searchsorted(gaps, user * width + rank, side="right")
     return np.asarray(rank + before - users.indptr[:-1][user], np.int64)
 
@@ -136,38 +146,77 @@ def _train_block(
     loss: Loss,
     key: Key,
 ) -> LocalResult:
-    n_items, m = len(item_bias), config.negatives
-    draws = np.where(users.counts < n_items, users.counts * config.epochs * m, 0)
-    neg_user, neg_item = draw_negatives(users, draws, key)
-    # The rows a user touches, one slot each: sorted by (user, item), its positives and negatives together.
-    pos_code = users.user_of_event * n_items + users.items
-    slots, inverse = number(np.concatenate([pos_code, neg_user * n_items + neg_item]), users.n_users * n_items)
-    pos_slot, neg_slot = inverse[: len(pos_code)], inverse[len(pos_code) :]
-    slot_user, slot_item = np.divmod(slots, n_items)
-    start_vectors, start_bias = item_vectors.take(slot_item, axis=0, mode="clip"), item_bias[slot_item]
-    table = _Table(start_vectors.copy(), start_bias.copy(), personal.astype(np.float32, copy=True))
-
-    trainable = users.counts * (users.counts < n_items)
-    first_negative = np.cumsum(draws) - draws
-    for epoch, order in enumerate(_order(users, config.epochs, key)):
-        for start in range(0, int(trainable.max(initial=0)), config.batch_size):
-            sizes = np.clip(trainable - start, 0, config.batch_size)
-            active = np.flatnonzero(sizes)
-            counts = sizes[active]
-            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            events = order[np.repeat(users.indptr[:-1][active] + start, counts) + within]
-            nth = (epoch * np.repeat(users.counts[active], counts) + start + within) * m
-            negatives = (np.repeat(first_negative[active], counts) + nth)[:, None] + np.arange(m)
-            table.step(active, counts, pos_slot[events], neg_slot[negatives], config, loss)
-
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(slot_user, minlength=users.n_users))])
-    np.subtract(table.vectors, start_vectors, out=table.vectors)
-    np.subtract(table.bias, start_bias, out=table.bias)
-    return LocalResult(
-        Rows(indptr, slot_item, table.vectors, n_items),
-        Rows(indptr, slot_item, table.bias, n_items),
-        table.personal,
+    n_items, d = item_vectors.shape
+    full = users.counts >= n_items
+    if full.any():  # who has met everything learns nothing
+        users = users.where(~full[users.user_of_event])
+    items = _touched(users, config, key)  # [K, 1 + m]
+    codes = np.repeat(users.user_of_event, config.epochs)[:, None] * n_items + items
+    if config.regularisation:
+        again = np.ones(codes.size, np.bool_)  # it moves rows by other than numbers times vectors
+    else:
+        again = _repeated(codes.ravel(), users.n_users * n_items)
+    distinct, slots = np.unique(codes.ravel()[again], return_inverse=True)
+    slot = np.full(codes.size, -1)
+    slot[again] = slots
+    per_epoch = -(-users.counts // config.batch_size)
+    steps = np.concatenate([[0], np.cumsum(per_epoch * config.epochs)])
+    state = _State(
+        item_vectors,
+        item_bias,
+        items,
+        slot.reshape(codes.shape),
+        personal.astype(np.float32, copy=True),
+        np.zeros((len(distinct), d), np.float32),
+        np.zeros(len(distinct), np.float32),
+        np.empty((steps[-1], d), np.float32),
+        np.empty(codes.shape, np.float32),
     )
+    sizes = np.zeros(steps[-1], np.int64)
+    for epoch in range(config.epochs):
+        for start in range(0, int(users.counts.max(initial=0)), config.batch_size):
+            active = np.flatnonzero(users.counts > start)
+            step = steps[active] + epoch * per_epoch[active] + start // config.batch_size
+            sizes[step] = np.minimum(users.counts[active] - start, config.batch_size)
+            first = users.indptr[active] * config.epochs + epoch * users.counts[active] + start
+            state.step(active, first, sizes[step], step, config, loss)
+    slot_user, slot_item = np.divmod(distinct, n_items)
+    slot_ptr = np.searchsorted(slot_user, np.arange(users.n_users + 1)).astype(np.int64)
+    state.numbers.ravel()[again] = 0
+    of_items = Touches(
+        steps,
+        np.concatenate([[0], np.cumsum(sizes * items.shape[1])]),
+        items.ravel(),
+        state.numbers.ravel(),
+        ~again,
+        state.vectors,
+        Rows(slot_ptr, slot_item, state.changes, n_items),
+    )
+    ones, bias_again = np.ones(steps[-1], np.float32), Rows(slot_ptr, slot_item, state.bias_changes, n_items)
+    return LocalResult(of_items, replace(of_items, vectors=ones, again=bias_again), state.personal)
+
+
+def _touched(users: Interactions, config: TrainingConfig, key: Key) -> npt.NDArray[np.int32]:
+    """Every positive in its order with its negatives, user by user and epoch by epoch: items ``[K, 1 + m]``."""
+    epochs, m = config.epochs, config.negatives
+    items = np.empty((users.n_events * epochs, 1 + m), np.int32)
+    items[:, 1:] = draw_negatives(users, users.counts * epochs * m, key)[1].reshape(-1, m)
+    place = np.arange(users.n_events) + (epochs - 1) * users.indptr[:-1][users.user_of_event]
+    for epoch, order in enumerate(_order(users, epochs, key)):
+        items[place + epoch * users.counts[users.user_of_event], 0] = users.items[order]
+    return items
+
+
+def _repeated(codes: Ints, space: int) -> npt.NDArray[np.bool_]:
+    """Which codes, in [0, space), occur more than once."""
+    if space > _DENSE_SPACE * len(codes):
+        _, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
+        return np.asarray(counts[place] > 1)
+    last, position = np.empty(space, np.int32), np.arange(len(codes), dtype=np.int32)
+    last[codes] = position
+    marked = np.zeros(space, np.bool_)
+    marked[codes[last[codes] != position]] = True
+    return np.asarray(marked[codes])
 
 
 def number(codes: Ints, space: int) -> tuple[Ints, Ints]:
@@ -184,78 +233,85 @@ def number(codes: Ints, space: int) -> tuple[Ints, Ints]:
 
 
 @dataclass(frozen=True)
-class _Table:
-    """The rows of one block of users while they train, changed in place."""
+class _State:
+    """One block of users while they train: the shared model, what they touch, and what is filled in place.
 
-    vectors: F32
+    Attributes:
+        table, bias: the shared model ``[n_items, d]`` and ``[n_items]``.
+        items: the item of each touch ``[K, 1 + m]``, a positive and its negatives.
+        slot: where an item that its user touches repeatedly has its change, else -1 ``[K, 1 + m]``.
+        personal: the users' vectors ``[C, d]``.
+        changes, bias_changes: of the items touched repeatedly, so far ``[R, d]`` and ``[R]``.
+        vectors: each step's user vector ``[S, d]``.
+        numbers: what multiplies it at each touch ``[K, 1 + m]``.
+    """
+
+    table: F32
     bias: F32
+    items: npt.NDArray[np.int32]
+    slot: Ints
     personal: F32
+    changes: F32
+    bias_changes: F32
+    vectors: F32
+    numbers: F32
 
-    def step(
-        self,
-        active: Ints,
-        counts: Ints,
-        positive: Ints,
-        negative: Ints,
-        config: TrainingConfig,
-        loss: Loss,
-    ) -> None:
+    def step(self, active: Ints, first: Ints, counts: Ints, step: Ints, config: TrainingConfig, loss: Loss) -> None:
         """One batch of every active user: gradients at the batch's start, summed, then one step.
 
         Args:
             active: users with a batch left ``[A]``.
+            first: each one's first positive of the batch, a row of ``items`` ``[A]``.
             counts: positives in each one's batch ``[A]``.
-            positive: slots ``[k]``, user by user.
-            negative: slots ``[k, m]``.
+            step: the number of each one's step ``[A]``.
             config: step size and regularisation.
             loss: the loss.
         """
         rate, decay = np.float32(config.learning_rate), np.float32(config.regularisation)
-        m = negative.shape[1]
-        p = np.repeat(self.personal[active], counts, axis=0)
-        slots = np.concatenate([positive, negative.ravel()])
-        rows = self.vectors.take(slots, axis=0, mode="clip")
-        v_pos, v_neg = rows[: len(positive)], rows[len(positive) :].reshape(len(positive), m, -1)
-        s_pos = np.einsum("kd,kd->k", p, v_pos) + self.bias[positive]
-        s_neg = np.einsum("kd,kmd->km", p, v_neg) + self.bias[negative]
-        if loss == "bpr":  # -log sigmoid(s_pos - s_neg), summed over the negatives
-            g_neg = sigmoid(s_neg - s_pos[:, None])
-            g_pos = -g_neg.sum(axis=1)
-        else:  # -log sigmoid(s_pos) - log(1 - sigmoid(s_neg))
-            g_neg = sigmoid(s_neg)
-            g_pos = sigmoid(s_pos) - np.float32(1)
+        ends = np.cumsum(counts)
+        touches = np.repeat(first - ends + counts, counts) + np.arange(ends[-1])
+        items, slot = self.items[touches], self.slot[touches]
+        again = np.flatnonzero(slot.ravel() >= 0)
+        changed = slot.ravel()[again]
+        flat, bias = self.table.take(items.ravel(), axis=0, mode="clip"), self.bias.take(items.ravel(), mode="clip")
+        flat[again] += self.changes[changed]
+        bias[again] += self.bias_changes[changed]
+        rows, own = flat.reshape(*items.shape, -1), self.personal[active]
+        p = np.repeat(own, counts, axis=0)
+        pulls = _pulls(np.einsum("kd,kwd->kw", p, rows) + bias.reshape(items.shape), loss)
 
-        g_user = np.einsum("km,kmd->kd", g_neg, v_neg)
-        g_user += g_pos[:, None] * v_pos
-        g_user = np.add.reduceat(g_user, np.cumsum(counts) - counts, axis=0)
+        gradient = np.add.reduceat(np.einsum("kw,kwd->kd", pulls, rows), ends - counts, axis=0)
+        numbers = -rate * pulls
+        bias_moved = numbers.ravel()[again]
+        moved = bias_moved[:, None] * p[again // items.shape[1]]
         if decay:
-            g_user += decay * counts[:, None].astype(np.float32) * self.personal[active]
-        self.personal[active] -= rate * g_user
-        steps = np.empty_like(rows)
-        np.multiply(-rate * g_pos[:, None], p, out=steps[: len(p)])
-        np.multiply(-rate * g_neg[:, :, None], p[:, None, :], out=steps[len(p) :].reshape(len(p), m, -1))
-        bias_steps = -rate * np.concatenate([g_pos, g_neg.ravel()])
-        if decay:
-            steps -= rate * decay * rows
-            bias_steps -= rate * decay * self.bias[slots]
-        _step_rows(self.vectors, slots, rows, steps)
-        np.add.at(self.bias, slots, bias_steps)
+            gradient += decay * counts[:, None].astype(np.float32) * own
+            moved -= rate * decay * flat[again]
+            bias_moved -= rate * decay * bias[again]
+        _add(self.changes, changed, moved)
+        np.add.at(self.bias_changes, changed, bias_moved)
+        self.vectors[step], self.numbers[touches] = own, numbers
+        self.personal[active] = own - rate * gradient
 
 
-def _step_rows(table: F32, slots: Ints, rows: F32, steps: F32) -> None:
-    """``table[slots] += steps`` where ``rows = table[slots]`` and a slot may repeat.
+def _add(into: F32, rows: Ints, values: F32) -> None:
+    """``into[rows] += values`` where a row may repeat."""
+    if len(rows):
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        into[rows[first]] += np.add.reduceat(values[order], first, axis=0)
 
-    The last occurrence of each slot is written with all the others; the few earlier ones are added after it, in order.
-    """
-    last = np.empty(len(table), np.int64)
-    position = np.arange(len(slots))
-    last[slots] = position
-    repeated = np.flatnonzero(last[slots] != position)
-    extra = steps[repeated]
-    steps += rows
-    table[slots] = steps
-    for slot, step in zip(slots[repeated], extra, strict=True):
-        table[slot] += step
+
+def _pulls(scores: F32, loss: Loss) -> F32:
+    """The derivative of the loss by each score ``[k, 1 + m]``, the positive's first."""
+    if loss == "bpr":  # -log sigmoid(positive - negative), summed over the negatives
+        scores[:, 1:] = sigmoid(scores[:, 1:] - scores[:, :1])
+        scores[:, 0] = -scores[:, 1:].sum(axis=1)
+        return scores
+    pulls = sigmoid(scores)  # -log sigmoid(positive) - log(1 - sigmoid(negative))
+    pulls[:, 0] -= np.float32(1)
+    return pulls
 
 
 def sigmoid(x: F32) -> F32:

@@ -1,22 +1,27 @@
-"""Local training of a torch network with Opacus, user by user or a silo at once. Loaded only where torch trains."""
+"""Local training of a torch network: many users at once, or by clipped samples with Opacus, a user or silo at a time.
+
+Loaded only where torch trains.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import linear, softplus
 
+from fedrec.config import TrainingConfig
 from fedrec.contribution import Dense, Part, Rows
 from fedrec.data.interactions import Interactions
 from fedrec.privacy import dpsgd
 from fedrec.randomness import Key
 from fedrec.release import Arrays, DpSgd
-from fedrec.training.local import F32, Ints, Loss, number
+from fedrec.training import cohort
+from fedrec.training.local import F32, Ints, Loss, draw_negatives, number
+from fedrec.training.local import _order as ordered
 from fedrec.training.samples import Step, draw, training_key
 
 
@@ -53,12 +58,7 @@ class Network(nn.Module):
         scores = (own * vectors).sum(dim=-1) + self.bias(items).squeeze(-1)
         if len(self.mlp):
             scores = scores + self.mlp(torch.cat([own.expand_as(vectors), vectors], dim=-1)).squeeze(-1)
-        positive, negative = scores[..., :1], scores[..., 1:]
-        if self.loss == "bpr":
-            losses = softplus(negative - positive).sum(dim=-1)
-        else:
-            losses = softplus(-positive).squeeze(-1) + softplus(negative).sum(dim=-1)
-        return (losses * weights).sum(dim=-1)
+        return (_losses(scores, self.loss) * weights).sum(dim=-1)
 
     def arrays(self) -> dict[str, F32]:
         """The shared arrays as they are now."""
@@ -75,10 +75,99 @@ class Network(nn.Module):
         return shared
 
 
+class Plain(nn.Module):
+    """What `Network` computes for one user's batch, without Opacus's layers, so that `cohort.train` can map it.
+
+    Args:
+        arrays: as for `Network`; the MLP's become the parameters, under their names.
+        loss: as for `Network`.
+        regularisation: L2 weight on the rows and the user's vector, once for each time that a batch looks at them.
+    """
+
+    def __init__(self, arrays: Arrays, loss: Loss, regularisation: float) -> None:
+        super().__init__()
+        self.depths = range(sum(name.startswith("weight") for name in arrays))
+        for name in (f"{kind}{depth}" for depth in self.depths for kind in ("weight", "offset")):
+            self.register_parameter(name, nn.Parameter(torch.tensor(arrays[name])))
+        self.loss, self.regularisation = loss, regularisation
+
+    def forward(self, rows: Mapping[str, Tensor], own: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+        """The batch's loss, from ``table`` ``[B, 1 + m, d]`` and ``bias``: those of each positive and its negatives."""
+        vector, vectors, bias = own["vector"], rows["table"], rows["bias"]
+        scores = (vectors * vector).sum(dim=-1) + bias
+        if self.depths:
+            scores = scores + self._mlp(vector, vectors)
+        losses = _losses(scores, self.loss)
+        if self.regularisation:
+            squares = vectors.square().sum(dim=(1, 2)) + bias.square().sum(dim=1) + vector.square().sum()
+            losses = losses + self.regularisation / 2 * squares
+        return (losses * weights).sum()
+
+    def _mlp(self, vector: Tensor, vectors: Tensor) -> Tensor:
+        weight, offset = self._layer(0)
+        by_user, by_item = weight[:, : len(vector)], weight[:, len(vector) :]  # the user's half once a batch
+        hidden: Tensor = linear(vectors, by_item) + ((by_user * vector).sum(dim=1) + offset)
+        for depth in self.depths[1:]:
+            weight, offset = self._layer(depth)
+            active = hidden.relu()  # a matrix product with one column takes as long as with sixteen
+            product = (active * weight).sum(-1, keepdim=True) if len(weight) == 1 else linear(active, weight)
+            hidden = product + offset
+        return hidden.squeeze(-1)
+
+    def _layer(self, depth: int) -> tuple[Tensor, Tensor]:
+        return getattr(self, f"weight{depth}"), getattr(self, f"offset{depth}")
+
+
+def _losses(scores: Tensor, loss: Loss) -> Tensor:
+    """Of each positive's score and its negatives' ``[..., 1 + m]``."""
+    positive, negative = scores[..., :1], scores[..., 1:]
+    if loss == "bpr":
+        return softplus(negative - positive).sum(dim=-1)
+    return softplus(-positive).squeeze(-1) + softplus(negative).sum(dim=-1)
+
+
 def _named(tensors: Mapping[str, Tensor]) -> dict[str, F32]:
     """As arrays; the bias, which torch holds in a column, flat."""
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return arrays | {"bias": arrays["bias"][:, 0]}
+
+
+def train_whole(
+    arrays: Arrays, vectors: F32, users: Interactions, config: TrainingConfig, loss: Loss, key: Key
+) -> dict[str, Part]:
+    """Train C users at once by plain steps, none of them clipped: for updates that are clipped as a whole afterwards.
+
+    Without an MLP it learns what `fedrec.training.local.train` does: batches and negatives are the same.
+
+    Args:
+        arrays: the shared model, as `Network` takes it; not changed.
+        vectors: the users' own ``[C, d]``, where each starts; what becomes of them is not returned.
+        users: the C users' positives.
+        config: epochs, batch size, step size, regularisation, negatives.
+        loss: as for `Network`.
+        key: the round's key.
+
+    Returns:
+        The change of each array. A user without positives, or with no negative left, changes nothing.
+    """
+    return cohort.train(
+        Plain(arrays, loss, config.regularisation),
+        {name: arrays[name] for name in ("table", "bias")},
+        {"vector": vectors},
+        examples(users, config, key),
+        config.batch_size,
+        config.learning_rate,
+    )
+
+
+def examples(users: Interactions, config: TrainingConfig, key: Key) -> cohort.Examples:
+    """Each positive with its negatives ``[1 + m]``, in the order in which `fedrec.training.local.train` meets them."""
+    counts = np.where(users.counts < users.n_items, users.counts, 0)
+    _, negatives = draw_negatives(users, counts * config.epochs * config.negatives, key)
+    events = ordered(users, config.epochs, key)[:, counts[users.user_of_event] > 0].ravel()
+    events = events[np.argsort(users.user_of_event[events], kind="stable")]  # user by user, then epoch by epoch
+    items = np.column_stack([users.items[events], negatives.reshape(-1, config.negatives)])
+    return cohort.Examples(np.concatenate([[0], np.cumsum(counts * config.epochs)]), items, config.epochs)
 
 
 def train(
@@ -106,7 +195,7 @@ def train(
     steps = draw(users, plan, n_negatives, key)
     silo = plan.inside and plan.sample == "history"
     edges = [0, users.n_users] if silo and users.n_users else list(range(users.n_users + 1))
-    with _one_thread():
+    with cohort.one_thread():
         learned = [
             _train_group(arrays, vectors, users, steps, plan, loss, key, first, last)
             for first, last in itertools.pairwise(edges)
@@ -199,17 +288,6 @@ def _at_first(parts: Mapping[str, Part], n_users: int) -> dict[str, Part]:
             values[:1] = part.values * np.float32(n_users)
             placed[name] = Dense(values)
     return placed
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """On tensors as small as one user's, threads wait for each other ten times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _embedding(rows: F32) -> nn.Embedding:

@@ -1,19 +1,20 @@
-"""One step of matrix factorisation by clipped interactions for C users at once, in NumPy: Opacus's step, draw for draw.
+"""One step of matrix factorisation by clipped interactions for C users at once: Opacus's step, draw for draw.
 
 A sample is a positive with its negatives. At a user vector p that is no parameter, the gradient of each row that it
 touches is a number times (p, 1), so its norm and the clipped sum of all samples need these numbers alone: no gradient
-is ever stored.
+is ever stored. In NumPy, or compiled by numba to the same change (`fedrec.training.compiled_steps`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from fedrec.contribution import Floats, Part, Rows
+from fedrec.contribution import Floats, Part
 from fedrec.data.interactions import Interactions
 from fedrec.randomness import Key
 from fedrec.release import Arrays, DpSgd
 from fedrec.training.local import F32, Ints, Loss, number, sigmoid
+from fedrec.training.outer import Outer
 from fedrec.training.samples import draw, training_key
 
 _BLOCK = 32_768
@@ -21,7 +22,14 @@ _BLOCK = 32_768
 
 
 def train(
-    arrays: Arrays, vectors: F32, users: Interactions, plan: DpSgd, n_negatives: int, loss: Loss, key: Key
+    arrays: Arrays,
+    vectors: F32,
+    users: Interactions,
+    plan: DpSgd,
+    n_negatives: int,
+    loss: Loss,
+    key: Key,
+    compiled: bool = False,
 ) -> dict[str, Part]:
     """The change that one step makes: minus the sum of clipped gradients, times the step's size.
 
@@ -33,17 +41,40 @@ def train(
         n_negatives: for each positive.
         loss: ``bpr`` or ``bce``.
         key: the round's key.
+        compiled: whether numba computes, where negatives come from the catalogue.
 
     Guarantees:
         The gradient of a sample has norm at most ``plan.clip_norm``, table and bias together. With negatives from the
         catalogue and vectors that know nothing of the history, removing one interaction removes its own gradient and
         changes no other.
     """
-    table, bias = arrays["table"], arrays["bias"]
-    (drawn,) = draw(users, plan, n_negatives, training_key(key, plan))
-    owner, n_items = users.user_of_event[drawn.events], users.n_items
-    items = np.column_stack([users.items[drawn.events], drawn.negatives])  # [k, 1 + m]
     norms = np.sqrt(1.0 + np.square(vectors, dtype=np.float64).sum(axis=1))  # of (p, 1)
+    if compiled and plan.negatives == "catalogue":
+        from fedrec.training.compiled_steps import touched
+    else:
+        touched = _touched
+    indptr, items, change = touched(arrays, vectors, norms, users, plan, n_negatives, loss, training_key(key, plan))
+    return {
+        "table": Outer(indptr, items, change, vectors, users.n_items, compiled),
+        "bias": Outer(indptr, items, change, np.ones(users.n_users, np.float32), users.n_items, compiled),
+    }
+
+
+def _touched(
+    arrays: Arrays,
+    vectors: F32,
+    norms: Floats,
+    users: Interactions,
+    plan: DpSgd,
+    n_negatives: int,
+    loss: Loss,
+    key: Key,
+) -> tuple[Ints, Ints, Floats]:
+    """The rows that users touch and the number that each changes by: ``indptr [C + 1]``, items and numbers ``[R]``."""
+    table, bias, n_items = arrays["table"], arrays["bias"], users.n_items
+    (drawn,) = draw(users, plan, n_negatives, key)
+    owner = users.user_of_event[drawn.events]
+    items = np.column_stack([users.items[drawn.events], drawn.negatives])  # [k, 1 + m]
     pull = np.empty(items.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(items), _BLOCK):
@@ -55,11 +86,7 @@ def train(
     codes, place = number((owner[:, None] * n_items + items).ravel(), users.n_users * n_items)
     change = -plan.step_scale * np.bincount(place, pull.ravel(), minlength=len(codes))
     slot_user, slot_item = np.divmod(codes, n_items)
-    indptr = np.searchsorted(slot_user, np.arange(users.n_users + 1)).astype(np.int64)
-    return {
-        "table": Rows(indptr, slot_item, change[:, None] * vectors[slot_user], n_items),
-        "bias": Rows(indptr, slot_item, change, n_items),
-    }
+    return np.searchsorted(slot_user, np.arange(users.n_users + 1)).astype(np.int64), slot_item, change
 
 
 def _clipped(pull: Floats, items: Ints, norms: Floats, clip_norm: float) -> Floats:

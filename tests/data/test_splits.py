@@ -70,7 +70,7 @@ def test_the_parts_are_a_partition(data: Interactions, config: SplitConfig) -> N
     three = [pairs(part) for part in (parts.train, parts.validation, parts.test)]
     assert set.union(*three) == pairs(data)
     assert sum(len(part) for part in three) == data.n_events
-    assert pairs(parts.history_for_test) == three[0] | three[1]
+    assert pairs(parts.history_for_test(np.arange(data.n_users))) == three[0] | three[1]
     for part in (parts.train, parts.validation, parts.test):
         assert part.ratings is not None
         np.testing.assert_array_equal(part.ratings, part.items % 5)  # columns stay beside their items
@@ -119,7 +119,7 @@ def test_history_for_test_is_in_the_order_of_time(data: Interactions, config: Sp
     parts = split_or_none(data, config)
     if parts is None or data.times is None:
         return
-    history = parts.history_for_test
+    history = parts.history_for_test(np.arange(data.n_users))
     assert history.times is not None
     same_user = np.diff(history.user_of_event) == 0
     assert np.all(np.diff(history.times)[same_user] >= 0)
@@ -131,7 +131,7 @@ def test_leave_one_out_by_hand() -> None:
     assert (parts.test.items.tolist(), parts.validation.items.tolist()) == ([9], [1])
     assert parts.train.items.tolist() == [3, 2, 5, 6, 7]
     assert parts.test.counts.tolist() == [1, 0, 0, 0]
-    assert parts.history_for_test.user(0).tolist() == [3, 2, 1]
+    assert parts.history_for_test(np.array([0])).user(0).tolist() == [3, 2, 1]
     assert parts.note == ""
 
 

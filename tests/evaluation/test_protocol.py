@@ -177,7 +177,8 @@ def test_published_negatives_are_used_for_test_and_drawn_ones_where_a_user_has_n
     assert evaluator.negatives == "published"
     ranked = evaluator.rank_test(score)
     assert ranked.sampled is not None
-    met = [set(parts.history_for_test.user(user).tolist()) for user in ranked.positions]
+    history = parts.history_for_test(ranked.positions)
+    met = [set(history.user(row).tolist()) for row in range(len(ranked.positions))]
     held = [parts.test.user(user)[0] for user in ranked.positions]
     for at, user in enumerate(ranked.positions):
         left = {150, 151} - met[at] - {held[at]}

@@ -65,7 +65,7 @@ class Devices:
     noise: list[tuple[int, npt.NDArray[np.float64]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        experiment, count = self.setting.experiment, self.setting.data.n_users
+        experiment, count = self.setting.experiment, self.setting.split.train.n_users
         identities, roster = enrol(count)
         self._roster: Roster = roster
         self._terms = Terms(bytes.fromhex(experiment.digest()), experiment.federation.min_cohort or count)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.config import FederationConfig
-from fedrec.federation.optimiser import shrink, step
+from fedrec.federation.optimiser import shrunk_mean, step
 
 FIRST, SECOND = {"a": np.array([1.0, -2.0])}, {"a": np.array([0.5, 4.0])}
 
@@ -62,16 +62,17 @@ def test_a_step_is_pure_and_each_array_has_its_own_memory(options: dict[str, obj
 @given(st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 6)), min_size=1, max_size=20), st.floats(0, 1e3))
 def test_shrinking_scales_and_never_lengthens(values: list[float], noise_std: float) -> None:
     total = np.array(values)
-    found = shrink(total, noise_std)
+    found = shrunk_mean(total, noise_std, 4)
     assert np.isfinite(found).all()
-    assert np.linalg.norm(found) <= np.linalg.norm(total)
+    assert np.linalg.norm(found) <= np.linalg.norm(total) / 4
     power = float(total @ total)
     factor = max(0.0, 1 - noise_std**2 * len(values) / power) if power > 0 else 0.0
-    np.testing.assert_allclose(found, factor * total)
+    np.testing.assert_allclose(found, factor * total / 4)
+    np.testing.assert_array_equal(total, values)
 
 
 def test_without_noise_nothing_is_shrunk() -> None:
-    np.testing.assert_array_equal(shrink(FIRST["a"], 0.0), FIRST["a"])
+    np.testing.assert_array_equal(shrunk_mean(FIRST["a"], 0.0, 2), FIRST["a"] / 2)
 
 
 def test_pure_noise_mostly_vanishes_and_a_signal_stays() -> None:
@@ -80,6 +81,6 @@ def test_pure_noise_mostly_vanishes_and_a_signal_stays() -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
         noise = 3.0 * rng.standard_normal(2000)
-        assert np.linalg.norm(shrink(noise, 3.0)) < 0.1 * np.linalg.norm(noise)
-        signal = shrink(noise + 30.0, 3.0)
+        assert np.linalg.norm(shrunk_mean(noise, 3.0, 1)) < 0.1 * np.linalg.norm(noise)
+        signal = shrunk_mean(noise + 30.0, 3.0, 1)
         assert np.linalg.norm(signal) > 0.98 * np.linalg.norm(noise + 30.0)

@@ -80,7 +80,7 @@ def test_under_local_noise_the_check_of_one_vector_leaves_room_that_a_trimmed_me
 
 def test_under_masks_one_client_can_push_an_item_and_only_what_is_out_of_reach_is_noticed() -> None:
     masked = setting(MASKED)
-    users = masked.data.n_users
+    users = masked.split.train.n_users
     assert played(masked, "set", 1, 0.5 * users).shown > 0.99
     with pytest.raises(ContributionError, match="beyond what 943 clipped vectors and their noise can reach"):
         played(masked, "set", 1, 1.5 * users)

@@ -142,23 +142,37 @@ class World:
 
     def interactions(self, users: Ints) -> Interactions:
         """The users of these numbers, int64 ``[C]``."""
-        chunks = range(0, max(len(users), 1), MAX_CHUNK)
-        parts = [self._events(users[start : start + MAX_CHUNK]) for start in chunks]
-        counts, items, times = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        chunks = [users[start : start + MAX_CHUNK] for start in range(0, len(users), MAX_CHUNK)]
+        most = sum(int(self._wanted(chunk).sum()) for chunk in chunks)
+        counts, items, times = np.zeros(len(users), np.int64), np.empty(most, np.int32), np.empty(most, np.uint32)
+        done = made = 0
+        for chunk in chunks:
+            theirs, chosen, at = self._events(chunk)
+            if at.max(initial=0) >= 2**32:  # in the year 2106: users of very many events come so far
+                times = times.astype(np.int64)
+            counts[done : done + len(chunk)] = theirs
+            items[made : made + len(chosen)], times[made : made + len(chosen)] = chosen, at
+            done, made = done + len(chunk), made + len(chosen)
         return Interactions(
             name="synthetic",
-            indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            items=items,
+            indptr=np.concatenate([[0], np.cumsum(counts)]),
+            items=items[:made],
             catalogue=self.catalogue,
-            times=times,
+            times=times[:made],
             users=users.astype(np.int64),
         )
 
+    def _wanted(self, users: Ints) -> Ints:
+        """Events that each user would have, ``[C]``: a few fewer where it comes across too few different items."""
+        return _counts(self.config, self.scale, uniform(self._streams(users), np.array([0])))
+
+    def _streams(self, users: Ints) -> npt.NDArray[np.uint64]:
+        return Key(self.config.seed).streams(users, Lane.SYNTHETIC)
+
     def _events(self, users: Ints) -> tuple[Ints, npt.NDArray[np.int32], Ints]:
         """Events a user ``[C]``, and all their items and times ``[n_events]``."""
-        streams = Key(self.config.seed).streams(users, Lane.SYNTHETIC)
-        counts = _counts(self.config, self.scale, uniform(streams, np.array([0])))
-        owner, items = self._choose(streams, counts)
+        streams = self._streams(users)
+        owner, items = self._choose(streams, self._wanted(users))
         counts = np.bincount(owner, minlength=len(users))
         return counts, items.astype(np.int32), _times(streams, owner, counts)
 

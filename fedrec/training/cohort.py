@@ -1,0 +1,188 @@
+"""Local training of any torch module for C >= 1 users at once: each from the shared model, on the rows that it touches.
+
+A batch of every user goes through the module in one call, mapped over users (`torch.func.vmap`), and one backward pass
+gives every user its own gradient, because a user's loss hangs on no other's numbers. Item tables enter as the rows that
+a user looks at, so nothing is as large as users times catalogue; layers are copied for a block of users at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedrec.contribution import Dense, Part, Rows
+from fedrec.release import Arrays
+from fedrec.training.local import F32, Ints, number
+
+_BLOCK_EXAMPLES = 8_192
+"""Examples that go through the module together: enough to pay for the calls, few enough to bound the memory."""
+
+_BLOCK_COPIES = 2**22
+"""Numbers in the copies of a module's layers: 16 MB."""
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What C users learn from, user after user; within a user epoch after epoch, each in the order of its batches.
+
+    Attributes:
+        indptr: ``[C + 1]``; user u has the examples ``indptr[u]:indptr[u + 1]``, as many in each epoch.
+        items: the rows of the tables that an example looks at ``[N, k]``.
+        epochs: passes over a user's examples.
+    """
+
+    indptr: Ints
+    items: Ints
+    epochs: int = 1
+
+
+def train(
+    module: nn.Module,
+    tables: Arrays,
+    personal: Mapping[str, F32],
+    examples: Examples,
+    batch_size: int,
+    learning_rate: float,
+) -> dict[str, Part]:
+    """Train every user from the shared model by plain gradient steps, one a batch.
+
+    Args:
+        module: maps one user's batch to its loss, a number: ``module(rows, own, weights)``, where ``rows`` holds
+            ``[B, k, ...]`` of each table, ``own`` what the user keeps, and ``weights`` ``[B]`` are 1, or 0 at the end
+            where a batch is filled up with examples of the same user; these must not count. Its parameters are the
+            shared layers, not changed. It holds no state, draws nothing, and does what `torch.func.vmap` knows: no
+            ``nn.GRU``, for one.
+        tables: the shared item tables ``[n_items, ...]``, as received; not changed.
+        personal: arrays ``[C, ...]`` that each user trains along and keeps; what becomes of them is not returned.
+        examples: the C users' own.
+        batch_size: examples of a step.
+        learning_rate: step size, applied to the gradient of a batch's loss.
+
+    Returns:
+        The change of each table and of each of the module's parameters.
+
+    Guarantees:
+        All at once equals one by one, up to rounding; no user's numbers enter another's. A user without examples
+        changes nothing.
+    """
+    n_users, n_items = len(examples.indptr) - 1, len(next(iter(tables.values())))
+    counts = np.diff(examples.indptr) // examples.epochs
+    owner = np.repeat(np.arange(n_users), np.diff(examples.indptr))
+    codes, slots = number((owner[:, None] * n_items + examples.items).ravel(), n_users * n_items)
+    slots = slots.reshape(examples.items.shape)
+    touching, touched = np.divmod(codes, n_items)
+    start = {name: np.take(table, touched, axis=0) for name, table in tables.items()}
+    rows = {name: torch.tensor(array) for name, array in start.items()}
+    layers = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    learned = {name: np.zeros((n_users, *layer.shape), np.float32) for name, layer in layers.items()}
+    with one_thread():
+        for users in _blocks(counts, batch_size, sum(layer.numel() for layer in layers.values())):
+            copies = {name: layer.repeat(len(users), *[1] * layer.dim()) for name, layer in layers.items()}
+            own = {name: torch.tensor(array[users]) for name, array in personal.items()}
+            block = _Block(module, rows, copies, own, learning_rate)
+            for first, sizes in _batches(examples, counts, users, batch_size):
+                block.step(slots, first, sizes)
+            for name, layer in layers.items():
+                learned[name][users] = copies[name].sub_(layer).numpy()
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(touching, minlength=n_users))])
+    parts: dict[str, Part] = {
+        name: Rows(indptr, touched, np.subtract(rows[name].numpy(), start[name]), n_items) for name in tables
+    }
+    return parts | {name: Dense(change) for name, change in learned.items()}
+
+
+def _blocks(counts: Ints, batch_size: int, copied: int) -> Iterator[Ints]:
+    """Users with examples, the longest first, in blocks whose batches are filled up to about the same length."""
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    start = 0
+    while start < len(order):
+        widest = min(int(counts[order[start]]), batch_size)
+        size = max(min(_BLOCK_EXAMPLES // widest, _BLOCK_COPIES // max(copied, 1)), 1)
+        yield order[start : start + size]
+        start += size
+
+
+def _batches(examples: Examples, counts: Ints, users: Ints, batch_size: int) -> Iterator[tuple[Ints, Ints]]:
+    """Each step's first examples and batch sizes, of the users of a block that still have a batch: its first ones."""
+    for epoch in range(examples.epochs):
+        for start in range(0, int(counts[users[0]]), batch_size):
+            active = users[: np.count_nonzero(counts[users] > start)]
+            first = examples.indptr[active] + epoch * counts[active] + start
+            yield first, np.minimum(counts[active] - start, batch_size)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Users that train together.
+
+    Attributes:
+        module: what they train.
+        rows: all users' rows of the tables, changed in place.
+        layers: the users' copies of the module's parameters ``[C, ...]``, changed in place.
+        own: what the users keep ``[C, ...]``, changed in place.
+        learning_rate: step size.
+    """
+
+    module: nn.Module
+    rows: Tensors
+    layers: Tensors
+    own: Tensors
+    learning_rate: float
+
+    def step(self, slots: Ints, first: Ints, sizes: Ints) -> None:
+        """One batch of the block's first A users.
+
+        Args:
+            slots: each example's rows ``[N, k]``.
+            first: the example where each one's batch begins ``[A]``.
+            sizes: examples in each one's batch ``[A]``.
+        """
+        position = np.arange(sizes.max())
+        filled = first[:, None] + np.minimum(position, sizes[:, None] - 1)
+        weights = torch.from_numpy((position < sizes[:, None]).astype(np.float32))
+        batch = torch.from_numpy(slots[filled])  # [A, B, k]
+        flat, n = batch.view(-1), len(sizes)
+        rows = _leaves(
+            {
+                name: table.index_select(0, flat).view(*batch.shape, *table.shape[1:])
+                for name, table in self.rows.items()
+            }
+        )
+        layers = _leaves({name: layer[:n] for name, layer in self.layers.items()})
+        own = _leaves({name: array[:n] for name, array in self.own.items()})
+        total = vmap(self._loss)(layers, rows, own, weights).sum()
+        leaves = [*layers.values(), *own.values(), *rows.values()]
+        gradients = torch.autograd.grad(total, leaves, materialize_grads=True)
+        for array, gradient in zip([*self.layers.values(), *self.own.values()], gradients, strict=False):
+            array[:n].sub_(gradient, alpha=self.learning_rate)
+        for table, gradient in zip(self.rows.values(), gradients[-len(rows) :], strict=True):
+            steps = gradient.reshape(len(flat), *table.shape[1:]) * -self.learning_rate
+            index = flat.view(-1, *[1] * (steps.dim() - 1)).expand_as(steps)
+            table.scatter_add_(0, index, steps)  # five times as fast as index_add_
+
+    def _loss(self, layers: Tensors, rows: Tensors, own: Tensors, weights: Tensor) -> Tensor:
+        loss: Tensor = functional_call(self.module, layers, (rows, own, weights))
+        return loss
+
+
+def _leaves(tensors: Tensors) -> Tensors:
+    return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """On tensors as small as one user's, threads wait for each other ten times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
