@@ -83,7 +83,8 @@ class FederationConfig(Section):
         rounds: rounds of a trained model after its warm start; statistic models know theirs and ignore it.
         cohort: users asked in a round; none asks everyone.
         min_cohort: a round with fewer survivors is not opened (none: the whole cohort); noise shares are sized for it.
-        attempts: how often a round may be tried in all, each time with fresh noise and a fresh charge.
+        attempts: how often a round may be tried in all, each time with fresh noise and a fresh charge. On real devices
+            attempts in which no vector was asked for are neither charged nor counted.
         server_optimizer: what applies the mean update: ``sgd`` (with momentum), ``adam`` (Reddi et al. 2021).
         server_learning_rate: step of the server optimizer on the mean update of the cohort.
         server_momentum: momentum of ``sgd``.
