@@ -52,8 +52,9 @@ class TrainingConfig(Section):
 
     Attributes:
         backend: where the gradient step runs: ``numba`` (extra ``fast``), ``numpy``, which is equal to it within
-            rounding, or ``opacus`` (extra ``torch``); ``auto`` takes the first of these that the model has and that is
-            installed, and ``numpy`` on real devices.
+            rounding, ``torch``, which leaves what is clipped sample by sample to Opacus, or ``opacus`` (both extra
+            ``torch``); ``auto`` takes the first of these that the model has and that is installed, and ``numpy`` on
+            real devices.
         epochs: passes over a user's own positives in a round.
         batch_size: public, whatever the user holds: without Opacus the positives of a step, with ``opacus`` what the
             sum of a step is divided by.
@@ -66,7 +67,7 @@ class TrainingConfig(Section):
         negatives: negatives drawn for each positive.
     """
 
-    backend: Literal["auto", "numba", "numpy", "opacus"] = "auto"
+    backend: Literal["auto", "numba", "numpy", "torch", "opacus"] = "auto"
     epochs: int = Field(1, ge=1, le=10_000)
     batch_size: int = Field(32, ge=1)
     sampling_rate: float = Field(1.0, gt=0, le=1)

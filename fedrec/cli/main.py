@@ -82,12 +82,14 @@ def _add_groups() -> None:
     if app.registered_groups:  # main was called before in this process
         return
     from fedrec.cli.audit import app as audit
+    from fedrec.cli.bench import bench
     from fedrec.cli.compare import compare
     from fedrec.cli.data import app as data
     from fedrec.cli.device import app as device
     from fedrec.cli.privacy import app as privacy
     from fedrec.cli.server import app as server
 
+    app.command()(bench)
     app.command()(compare)
     app.add_typer(audit, name="audit")
     app.add_typer(data, name="data")

@@ -92,12 +92,9 @@ def split(interactions: Interactions, config: SplitConfig, key: Key) -> Split:
                 f"'{interactions.name}': the split '{config.name}' leaves nothing for {name}, as {why}; "
                 "choose another [split] or a weaker filter in [data]."
             )
-    return Split(
-        train=interactions.where(~(validation | test)),
-        validation=interactions.where(validation),
-        test=interactions.where(test),
-        note=note,
-    )
+    parts = (interactions.where(validation), interactions.where(test))
+    validation |= test
+    return Split(interactions.where(np.logical_not(validation, out=validation)), *parts, note)
 
 
 def merge(first: Interactions, second: Interactions) -> Interactions:

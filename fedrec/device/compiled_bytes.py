@@ -11,7 +11,7 @@ from fedrec.models.history import F32
 _BLOCK = 2_048  # items whose sums stay in the first cache while the factors pass by
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def product(vector: F32, columns: npt.NDArray[np.int8]) -> F32:
     """Vector · columns, float32 ``[n_items]``."""
     d, n = columns.shape

@@ -227,7 +227,7 @@ def _of_trust(trust: str, aggregation: str) -> list[str]:
 def versions() -> dict[str, str]:
     """Versions of what a run depends on."""
     found = {"python": platform.python_version(), "fedrec": fedrec.__version__}
-    for package in ("numpy", "scipy", "dp-accounting", "flwr", "torch", "opacus"):
+    for package in ("numpy", "scipy", "dp-accounting", "flwr", "numba", "torch", "opacus"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -267,17 +268,16 @@ def client_round(
     edges = np.unique(np.searchsorted(users.indptr, np.arange(0, every, every if silo else _SHARD_EVENTS)))
     edges = np.unique(np.r_[0, edges, users.n_users])
     key = (plan.noise_key or plan.key) if mechanism.inside is not None else plan.key  # it draws noise in training
-    sums = []
-    for first, last in itertools.pairwise(edges):
+
+    def block_sum(first: int, last: int) -> ShardSum:
         block = users.take(np.arange(first, last))
         contribution = model.contribute(shared, block, release, key)
         if mechanism.grid is None:
-            sums.append(clip_and_sum(contribution, release, mechanism))
-        else:
-            rounding = _rounding(block, plan.noise_key)
-            sums.append(clip_and_sum_integers(contribution, release, mechanism, mechanism.grid, rounding))
-    kind = np.float64 if mechanism.grid is None else np.int64
-    total = add_up(sums, release, kind) if len(sums) > 1 else sums[0]
+            return clip_and_sum(contribution, release, mechanism)
+        rounding = _rounding(block, plan.noise_key)
+        return clip_and_sum_integers(contribution, release, mechanism, mechanism.grid, rounding)
+
+    total = functools.reduce(_onto, itertools.starmap(block_sum, itertools.pairwise(edges)))
     if mechanism.grid is not None:
         noise = secure if plan.noise_key is None else seeded_noise(plan.noise_key, part)
         return mask_ready(total, release, mechanism, mechanism.grid, noise)
@@ -287,6 +287,13 @@ def client_round(
         raise PrivacyError("Floating-point noise has no secure source; set privacy.noise = 'skellam'.")
     noised = add_noise(total.arrays, release, mechanism.share_std(total.n_users), plan.noise_key, part)
     return replace(total, arrays=noised)
+
+
+def _onto(total: ShardSum, block: ShardSum) -> ShardSum:
+    """Add a block's sum to that of the blocks before it, in place: one table of sums, however many blocks."""
+    for name, array in block.arrays.items():
+        np.add(total.arrays[name], array, out=total.arrays[name])
+    return replace(total, n_users=total.n_users + block.n_users, rejected=total.rejected + block.rejected)
 
 
 def _rounding(users: Interactions, key: Key | None) -> SeededUniforms | SecureUniforms:

@@ -150,7 +150,7 @@ def require_extras(model: Recommender) -> None:
     Raises:
         MissingExtraError: naming the extra.
     """
-    if model.backend == "opacus" and find_spec("opacus") is None:
-        raise MissingExtraError("Local training with Opacus", "torch")
+    if model.backend in ("torch", "opacus") and find_spec("opacus") is None:
+        raise MissingExtraError("Local training with torch", "torch")
     if model.backend == "numba" and find_spec("numba") is None:
         raise MissingExtraError("Local training compiled by numba", "fast")

@@ -19,7 +19,7 @@ def weighted_sum(part: OuterTriangles, weights: Floats) -> Floats:
     return packed
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy")
 def _add(
     indptr: Ints, columns: npt.NDArray[np.int32], values: Floats, weighted: Floats, size: int, packed: Floats
 ) -> None:

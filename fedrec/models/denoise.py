@@ -60,7 +60,7 @@ class PublicKernels:
         return cls(filled_years(catalogue).astype(np.float32), features)
 
     def block(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> list[F32]:
-        """Each kernel between these items, ``[len(rows), len(columns)]``: ones, nearness of years, cosines of features."""
+        """Each kernel between these items, ``[len(rows), len(columns)]``: ones, nearness, cosines."""
         kernels = [np.ones((len(rows), len(columns)), np.float32)]
         dated = bool(np.ptp(self.years)) if len(self.years) else False
         apart = np.abs(self.years[rows, None] - self.years[columns])

@@ -92,8 +92,9 @@ class Mf(Recommender):
         if self.config.start == "spectral":
             return {}
         table = key.generator(Lane.INIT).standard_normal((len(catalogue), self.config.dimension))
+        table *= 0.05
         return {
-            "table": (0.05 * table).astype(np.float32),
+            "table": table.astype(np.float32),
             "bias": np.zeros(len(catalogue), np.float32),
             "item_weight": np.ones(len(catalogue), np.float32),
         }

@@ -60,7 +60,7 @@ class Ncf(Recommender):
 
     Config = NcfConfig
     config: NcfConfig
-    backends = ("torch", "opacus")
+    backends = ("opacus", "torch")
 
     @property
     def per_interaction(self) -> bool:

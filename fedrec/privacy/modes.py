@@ -188,7 +188,7 @@ def _history_fault(pairing: Pairing) -> str | None:
 
 
 def training_plan(experiment: Experiment, backend: str | None) -> DpSgd | None:
-    """How a client trains by clipped samples; None where it does not: a statistic, or NumPy's own training.
+    """How a client trains by clipped samples; None where it does not: a statistic, or plain training of whole updates.
 
     The noise inside is filled in when it is calibrated.
 
@@ -199,7 +199,7 @@ def training_plan(experiment: Experiment, backend: str | None) -> DpSgd | None:
     if backend is None:
         return None
     inside, mode = experiment.noise_inside, Pairing("", privacy.unit, privacy.trust, training.sample).mode
-    if backend in ("numba", "numpy") and mode == 2:
+    if backend in ("numba", "numpy", "torch") and mode == 2:
         return None
     if backend in ("numba", "numpy") and mode != 3:
         raise ConfigError(

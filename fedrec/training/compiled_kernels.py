@@ -32,18 +32,19 @@ def _ordered(stream: np.uint64, first: int, n: int, bits: int, words: U64, start
         starts[bucket + 1] += starts[bucket]
     for place in range(n):
         word = words[place]
-        bucket = np.int64(word >> shift)
-        bucket_words[starts[bucket]] = word
-        order[starts[bucket]] = place
-        starts[bucket] += 1
+        number = np.int64(word >> shift)
+        bucket_words[starts[number]] = word
+        order[starts[number]] = place
+        starts[number] += 1
     for place in range(1, n):
-        word, number, into = bucket_words[place], order[place], place
+        word, moved = bucket_words[place], order[place]
+        into = place
         while into > 0 and bucket_words[into - 1] > word:
             bucket_words[into] = bucket_words[into - 1]
             order[into] = order[into - 1]
             into -= 1
         bucket_words[into] = word
-        order[into] = number
+        order[into] = moved
 
 
 @njit(error_model="numpy")
@@ -54,8 +55,8 @@ def _looked_up(gaps: Items, begin: int, n: int, unmet: int, bits: int, starts: I
     for place in range(n):
         bucket = np.int64(np.float64(gaps[begin + place]) * scale + 1.000001)  # all its ranks are no less than the gap
         starts[bucket if bucket <= 1 << bits else (1 << bits) + 1] += 1
-    for bucket in range(1, 1 << bits):
-        starts[bucket] += starts[bucket - 1]
+    for place in range(1, 1 << bits):
+        starts[place] += starts[place - 1]
 
 
 @njit(error_model="numpy")
@@ -203,7 +204,7 @@ def _losses(bpr: bool, scores: F32, k: int, m: int, margins: F32, power: Items, 
 
 
 @njit(nogil=True, cache=True, fastmath=REORDER, error_model="numpy")
-def train(  # noqa: PLR0912, PLR0915: passing its arrays to parts of it would take more lines than it has
+def train(  # noqa: PLR0912, PLR0915 - parts of it would need all of its arrays again
     first: int,
     last: int,
     indptr: Ints,

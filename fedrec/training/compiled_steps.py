@@ -18,7 +18,7 @@ from fedrec.training.local import Loss
 _S11, _S32, _ONE, _UNIT = np.uint64(11), np.uint64(32), np.uint64(1), np.float32(1)
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy")
 def _draw(
     met: Items, sampling: np.uint64, drawing: np.uint64, rate: float, n_items: np.uint64, m: int, samples: Items
 ) -> int:
@@ -39,7 +39,7 @@ def _draw(
     return k
 
 
-@njit(fastmath=REORDER, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(fastmath=REORDER, error_model="numpy")
 def _scores(vector: F32, table: F32, bias: F32, samples: Items, scores: F32) -> None:
     for row in range(len(samples)):
         for place in range(samples.shape[1]):
@@ -49,7 +49,7 @@ def _scores(vector: F32, table: F32, bias: F32, samples: Items, scores: F32) -> 
             scores[row, place] = total + bias[item]
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy")
 def _factor(samples: Items, pulls: F32, row: int, norm: float, clip_norm: float, twice: bool) -> float:
     """The clip factor of a sample as Opacus computes it; 0 where the sample is not finite."""
     square = 0.0
@@ -64,7 +64,7 @@ def _factor(samples: Items, pulls: F32, row: int, norm: float, clip_norm: float,
     return factor if square < np.inf and norm < np.inf else 0.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy")
 def _step(
     indptr: Ints,
     met: Items,
@@ -127,7 +127,7 @@ def _step(
     return filled
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, fastmath=REORDER, error_model="numpy")
 def _scatter(indptr: Ints, items: Items, numbers: Floats, vectors: Floats, total: Floats) -> None:
     if vectors.shape[1] == 1:
         for user in range(len(vectors)):
@@ -148,7 +148,7 @@ def scatter(indptr: Ints, items: npt.NDArray[np.integer], numbers: Floats, vecto
     return total
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, fastmath=REORDER, error_model="numpy")
 def squares(indptr: Ints, numbers: Floats) -> Floats:
     """The squared norm of each user's numbers, ``[C]``."""
     found = np.zeros(len(indptr) - 1)

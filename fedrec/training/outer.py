@@ -48,7 +48,7 @@ class Outer:
         return self._sum(numbers, vectors).reshape(self.n_items, *self.vectors.shape[1:])
 
     def counts(self) -> Ints:
-        return np.diff(self.indptr) * self._flat.shape[1]
+        return np.asarray(np.diff(self.indptr) * self._flat.shape[1], np.int64)
 
     def entries(self, first: int, last: int) -> Entries:
         rows, width = slice(self.indptr[first], self.indptr[last]), self._flat.shape[1]

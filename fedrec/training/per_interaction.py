@@ -8,6 +8,7 @@ is ever stored. In NumPy, or compiled by numba to the same change (`fedrec.train
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from fedrec.contribution import Floats, Part
 from fedrec.data.interactions import Interactions
@@ -69,7 +70,7 @@ def _touched(
     n_negatives: int,
     loss: Loss,
     key: Key,
-) -> tuple[Ints, Ints, Floats]:
+) -> tuple[Ints, npt.NDArray[np.int32], Floats]:
     """The rows that users touch and the number that each changes by: ``indptr [C + 1]``, items and numbers ``[R]``."""
     table, bias, n_items = arrays["table"], arrays["bias"], users.n_items
     (drawn,) = draw(users, plan, n_negatives, key)
@@ -86,7 +87,8 @@ def _touched(
     codes, place = number((owner[:, None] * n_items + items).ravel(), users.n_users * n_items)
     change = -plan.step_scale * np.bincount(place, pull.ravel(), minlength=len(codes))
     slot_user, slot_item = np.divmod(codes, n_items)
-    return np.searchsorted(slot_user, np.arange(users.n_users + 1)).astype(np.int64), slot_item, change
+    indptr = np.searchsorted(slot_user, np.arange(users.n_users + 1)).astype(np.int64)
+    return indptr, slot_item.astype(np.int32), np.asarray(change, np.float64)
 
 
 def _clipped(pull: Floats, items: Ints, norms: Floats, clip_norm: float) -> Floats:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.deployment.certificates import new_ca, today
 from fedrec.device.home import DeviceHome
 from fedrec.device.supernode import SuperNode, environment
 from fedrec.device.trust import Trust
 from fedrec.errors import DeviceError
+from tests.deployment.members import without_server
 
 STARTS = """
 import sys
@@ -39,21 +39,7 @@ for line in output:
 
 @pytest.fixture
 def device(tmp_path: Path) -> DeviceHome:
-    home = DeviceHome.create(tmp_path / "device")
-    key = base64.b64encode(bytes(31) + b"\1").decode()
-    authority = new_ca("test", today()).certificate.decode()
-    Trust(
-        server="localhost:1",
-        ca=authority,
-        request_key=key,
-        registrar_key=key,
-        app_key=key,
-        ledger_key=key,
-        app_key_id="fpk_1",
-        number=3,
-        node_id="1",
-    ).save(home.trust_path)
-    return home
+    return without_server(tmp_path / "device")
 
 
 def trust(home: DeviceHome) -> Trust:

@@ -1,7 +1,10 @@
 """Metrics by hand, and against ranx."""
 
+import json
 import math
-import warnings
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -25,22 +28,37 @@ def test_a_list_shorter_than_the_held_out_items_can_be_perfect() -> None:
     assert HeldOutRanks(np.arange(5), np.array([5])).means((2,))["ndcg@2"] == pytest.approx(1.0)
 
 
-def test_accuracy_agrees_with_ranx(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # compiling ranx takes a minute, running it as Python a moment
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # should numba be loaded already, it compiles and warns of casts inside ranx
-        from ranx import Qrels, Run, evaluate
+RANX = """
+import json, sys
+from ranx import Qrels, Run, evaluate
+given = json.load(sys.stdin)
+found = evaluate(Qrels(given["qrels"]), Run(given["run"]), given["metrics"])
+print(json.dumps({name: float(value) for name, value in found.items()}))
+"""
 
-        rng = np.random.default_rng(4)
-        n_users, n_items = 150, 60
-        counts = rng.integers(1, 9, n_users)
-        scores = rng.permuted(np.tile(np.arange(n_items, dtype=float), (n_users, 1)), axis=1)
-        held = [rng.choice(n_items, count, replace=False) for count in counts]
-        qrels = Qrels({f"u{u}": {f"i{item}": 1 for item in items} for u, items in enumerate(held)})
-        run = Run({f"u{u}": {f"i{item}": row[item] for item in range(n_items)} for u, row in enumerate(scores)})
-        names = {"hr": "hit_rate", "ndcg": "ndcg", "recall": "recall", "mrr": "mrr"}
-        ks = (1, 5, 10, 20)
-        theirs = evaluate(qrels, run, [f"{name}@{k}" for name in names.values() for k in ks])
+
+def ranx(qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]], metrics: list[str]) -> dict[str, float]:
+    """In a process of its own, where its kernels are Python: compiling them takes a minute, running them a moment."""
+    told = json.dumps({"qrels": qrels, "run": run, "metrics": metrics})
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", RANX], input=told, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_accuracy_agrees_with_ranx() -> None:
+    rng = np.random.default_rng(4)
+    n_users, n_items = 150, 60
+    counts = rng.integers(1, 9, n_users)
+    scores = rng.permuted(np.tile(np.arange(n_items, dtype=float), (n_users, 1)), axis=1)
+    held = [rng.choice(n_items, count, replace=False) for count in counts]
+    qrels = {f"u{u}": {f"i{item}": 1 for item in items} for u, items in enumerate(held)}
+    run = {f"u{u}": {f"i{item}": float(row[item]) for item in range(n_items)} for u, row in enumerate(scores)}
+    names = {"hr": "hit_rate", "ndcg": "ndcg", "recall": "recall", "mrr": "mrr"}
+    ks = (1, 5, 10, 20)
+    theirs = ranx(qrels, run, [f"{name}@{k}" for name in names.values() for k in ks])
     ranks = np.concatenate([n_items - 1 - row[items] for row, items in zip(scores, held, strict=True)]).astype(np.int64)
     ours = HeldOutRanks(ranks, counts).means(ks)
     for metric, name in names.items():

@@ -24,7 +24,9 @@ def catalogue(n: int = N) -> Catalogue:
     rng = np.random.default_rng(4)
     genres = (rng.random((n, 5)) < 0.4).astype(np.float32)
     names = tuple("abcde")
-    return Catalogue(np.arange(n).astype(str), years=rng.integers(1950, 2000, n) * 1.0, genre_names=names, genres=genres)
+    return Catalogue(
+        np.arange(n).astype(str), years=rng.integers(1950, 2000, n).astype(np.float64), genre_names=names, genres=genres
+    )
 
 
 @pytest.mark.parametrize("edge", [0.0, 20.0, 1e6])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from fedrec.engines.fleet import Fleet
+from fedrec.errors import ConfigError, MissingExtraError
+from fedrec.models import base
 from fedrec.privacy.accounting import composed_mu, gaussian_epsilon
 from fedrec.privacy.mechanism import clip_and_sum
 from fedrec.randomness import Key
@@ -112,6 +115,39 @@ def test_every_round_without_noise_lowers_the_loss(start: str) -> None:
     values = [bpr(case, federation.model, state.shared) for state in states if "table" in state.shared]
     assert len(values) == 4
     assert all(after < before for before, after in itertools.pairwise(values))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_training_is_compiled_where_numba_is_installed_and_nothing_is_regularised(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "find_spec", lambda name: find_spec(name) if there or name != "numba" else None)
+    if there:
+        pytest.importorskip("numba")
+    assert case_of({}).federation().model.backend == ("numba" if there else "numpy")
+    assert case_of({}, training={"regularisation": 0.1}).federation().model.backend == "numpy"
+    asked = case_of({}, training={"backend": "numba"}).federation().model
+    if there:
+        base.require_extras(asked)
+    else:
+        with pytest.raises(MissingExtraError, match=r"pip install 'fedrec\[fast\]'"):
+            base.require_extras(asked)
+    with pytest.raises(ConfigError, match=r"does not regularise; take 'numpy'"):
+        case_of({}, training={"backend": "numba", "regularisation": 0.1}).federation()
+
+
+def test_a_whole_federation_ends_alike_compiled_or_not_with_any_number_of_workers() -> None:
+    pytest.importorskip("numba")
+    ends = [
+        flat(finished(case.federation(), case.train).shared)
+        for case in (
+            case_of({}, training={"backend": "numpy"}),
+            case_of({}, training={"backend": "numba"}),
+            case_of({}, training={"backend": "numba"}, engine={"workers": 3}),
+        )
+    ]
+    np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(ends[1], ends[2])
 
 
 @pytest.mark.parametrize("backend", ["numpy", "opacus"])

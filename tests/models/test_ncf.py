@@ -120,7 +120,8 @@ def test_a_device_that_only_scores_loads_no_torch() -> None:
 
 def test_a_model_trains_in_numpy_where_it_can_unless_told_otherwise() -> None:
     assert case_of().federation().model.backend == "opacus"
-    assert Case.of({"name": "mf"}).federation().model.backend == "numpy"
+    assert case_of(training={"backend": "torch"}).federation().model.backend == "torch"
+    assert Case.of({"name": "mf"}, training={"backend": "numpy"}).federation().model.backend == "numpy"
     assert Case.of({"name": "mf"}, training={"backend": "opacus"}).federation().model.backend == "opacus"
     assert Case.of({"name": "gram"}, training={"backend": "opacus"}).federation().model.backend is None
 

@@ -35,9 +35,13 @@ def dense(parts: dict[str, Part], users: Interactions) -> dict[str, Any]:
     return {name: np.array([part.weighted_sum(one) for one in each]) for name, part in parts.items()}
 
 
-def both(users: Interactions, plan: DpSgd, m: int, loss: Any, scale: float = 1.0) -> tuple[Any, Any]:
-    args: Any = (shared(scale), scale * public_vectors(users, D), users, plan, m, loss, KEY)
-    return per_interaction.train(*args, True), per_interaction.train(*args)
+def both(
+    users: Interactions, plan: DpSgd, m: int, loss: Any, arrays: Any = None, scale: float = 1.0
+) -> tuple[Any, Any]:
+    """What the compiled step and the NumPy step learn."""
+    arrays, vectors = shared(scale) if arrays is None else arrays, scale * public_vectors(users, D)
+    fast = per_interaction.train(arrays, vectors, users, plan, m, loss, KEY, compiled=True)
+    return fast, per_interaction.train(arrays, vectors, users, plan, m, loss, KEY)
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,8 +80,7 @@ def test_a_sample_that_overflows_costs_its_user_no_other(loss: str) -> None:
     plan = DpSgd(0.5, negatives="catalogue")
     arrays = shared()
     arrays["table"][1] = np.inf
-    args: Any = (arrays, public_vectors(users, D), users, plan, 2, loss, KEY)
-    fast, slow = (dense(per_interaction.train(*args, compiled), users) for compiled in (True, False))
+    fast, slow = (dense(parts, users) for parts in both(users, plan, 2, loss, arrays))
     for name, wanted in slow.items():
         assert np.isfinite(fast[name]).all()
         np.testing.assert_allclose(fast[name], wanted, atol=1e-6)
