@@ -8,9 +8,11 @@ ledger, checkpoint and run folder, and the last round is measured on a sample of
 own: the product's `mf` makes a user's vector from the history each round and keeps none; these, random at first, are
 trained in place, live in memory and are lost with the process.
 
-``round_s`` is what a run's ``rounds.jsonl`` calls seconds: choose, train, clip, sum, noise, apply. ``whole_cpu_s`` is all of
-a round: ledger, checkpoint and their flushes too. ``peak_mb`` is the most memory that the process has had (VmHWM), which
-made the data, holds it, and runs the rounds; larger cohorts come later. Medians over the rounds but the first.
+``round_s`` is what a run's ``rounds.jsonl`` calls seconds: choose, train, clip, sum, noise, apply. ``clients_cpu_s`` is
+what the clients do of it: train, clip, sum, noise. ``whole_cpu_s`` is a round with its ledger and checkpoint on disk.
+``peak_mb`` is the most memory of the process so far (VmHWM), which made the data, holds it and runs the rounds; larger
+cohorts come later. Medians over the rounds but the first. Set OPENBLAS_NUM_THREADS=1 for figures of one thread, as
+``fedrec bench`` does.
 """
 
 from __future__ import annotations
@@ -27,9 +29,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import numpy as np
 
 from fedrec.config import Experiment, parse
@@ -41,7 +40,7 @@ from fedrec.engines.run import open_ledger, run_rounds
 from fedrec.engines.setting import Setting, load_setting, scorer
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import Plan
-from fedrec.models.base import Personal, Shared
+from fedrec.models.base import Personal, Recommender, Shared
 from fedrec.models.mf import Mf
 from fedrec.randomness import Key
 from fedrec.release import Release
@@ -82,16 +81,18 @@ class Kept(Mf):
     vectors: F32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def contribute(self, shared: Shared, users: Interactions, release: Release, key: Key) -> Contribution:
+        if not release.optimise:
+            return super().contribute(shared, users, release, key)
         own = self.vectors[users.users]
         learned = self.learn(shared, own, users, key)
         self.vectors[users.users] = learned.personal
         return Contribution({"items": learned.items, "bias": learned.bias}, users.n_users)
 
     def personalise(self, shared: Shared, users: Interactions) -> Personal:
-        return {"vector": self.vectors[users.users], "content": np.zeros(1, np.float32)}
+        return {**super().personalise(shared, users), "vector": self.vectors[users.users]}
 
 
-def kept(model: Mf, users: Interactions) -> Kept:
+def kept(model: Recommender, users: Interactions) -> Kept:
     """A model whose users start at random vectors, made in blocks."""
     vectors = np.empty((users.n_users, model.config.dimension), np.float32)
     for start in range(0, users.n_users, 10_000):
@@ -102,15 +103,18 @@ def kept(model: Mf, users: Interactions) -> Kept:
 
 @dataclass(frozen=True, eq=False)
 class Clocked:
-    """The fleet, with the CPU seconds at which each round reached it."""
+    """The fleet, with the CPU seconds at which each round reached it and left it."""
 
     fleet: Fleet
     began: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
     name: str = "fleet"
 
     def collect(self, plan: Plan, shared: Shared) -> Collected:
         self.began.append(time.process_time())
-        return self.fleet.collect(plan, shared)
+        collected = self.fleet.collect(plan, shared)
+        self.ended.append(time.process_time())
+        return collected
 
 
 def run(experiment: Experiment, setting: Setting, model: Kept, place: Path) -> Row:
@@ -143,6 +147,7 @@ def run(experiment: Experiment, setting: Setting, model: Kept, place: Path) -> R
         "clients_per_s": cohort / median(seconds),
         "spread": [cohort / max(whole), cohort / min(whole)],
         "round_s": median(seconds),
+        "clients_cpu_s": median((np.array(engine.ended) - engine.began).tolist()[1:]),
         "whole_cpu_s": cpu,
         "measure_cpu_s": measured[-1],
         "hr@10": lines[-1]["metrics"]["full"]["hr@10"],
@@ -166,23 +171,26 @@ def measure_all(users: int, items: int, cohorts: list[int], rounds: int, place: 
     began = time.process_time()
     setting = load_setting(experiment(min(cohorts)))
     tell(f"data and split: {time.process_time() - began:.1f} CPU s, peak {peak_mb():.0f} MB")
-    assert isinstance(setting.federation.model, Mf)
     model = kept(setting.federation.model, setting.split.train)
     _ = setting.evaluator
     found = []
     with tempfile.TemporaryDirectory(prefix="fedrec-million-", dir=place) as scratch:
         for cohort in sorted(cohorts):
             found.append(run(experiment(cohort), setting, model, Path(scratch) / str(cohort)))
-            tell(json.dumps(found[-1]))
     return found
 
 
 def rows(repeats: int) -> list[Row]:
     """What ``fedrec bench`` shows: each population in a process of its own, so that its memory is its own."""
-    found = []
-    for population in (["--cohorts", "10000", "100000"], ["--users", "1000", "--items", "1000000", "--cohorts", "1000"]):
+    found, one_thread = [], dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    for population in (
+        ["--cohorts", "10000", "100000"],
+        ["--users", "1000", "--items", "1000000", "--cohorts", "1000"],
+    ):
         command = [sys.executable, "-m", "simulations.million", *population, "--rounds", str(repeats + 1), "--json"]
-        found += json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["rows"]
+        found += json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | one_thread).stdout
+        )["rows"]
     return found
 
 
@@ -192,7 +200,7 @@ def tell(text: str) -> None:
 
 
 def main() -> None:
-    """Print a table, or with --json the rows."""
+    """Print a line a cohort, or with --json the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, default=50_000)
@@ -202,6 +210,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     found = measure_all(given.users, given.items, given.cohorts, given.rounds, given.place)
+    for row in [] if given.json else found:
+        print(
+            "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{value}" for name, value in row.items())
+        )
     if given.json:
         print(json.dumps({"rows": found}))
 

@@ -23,6 +23,8 @@ from fedrec.privacy.accounting import calibrate_events
 from fedrec.privacy.events import Event, GaussianEvent
 from fedrec.randomness import Key
 from fedrec.release import Release
+from fedrec.training.compiled import BiasChanges, ItemChanges
+from fedrec.training.touches import Touches
 
 DATA = {"name": "synthetic", "n_users": 100, "n_items": 80, "mean_events": 10, "n_genres": 6}
 
@@ -118,12 +120,27 @@ def locked(shared: Shared) -> dict[str, npt.NDArray[Any]]:
 
 
 def poisoned(part: Part, user: int, value: float) -> Part:
-    """The part with every value of one user replaced."""
+    """The part with every value of one user replaced; of a factored one, every number that multiplies a vector."""
+    if isinstance(part, Touches):
+        begin, end = part.indptr[part.steps[user : user + 2]]
+        return replace(part, numbers=_marked(part.numbers, begin, end, value))
+    if isinstance(part, ItemChanges | BiasChanges):
+        inside, squares = part.touches, _marked(part.squares, user, user + 1, value)
+        begin, end = inside.indptr[user : user + 2] * inside.epochs * inside.width
+        return replace(
+            part, touches=replace(inside, numbers=_marked(inside.numbers, begin, end, value)), squares=squares
+        )
     assert isinstance(part, Rows | OuterTriangles | Dense)
     values = part.values.copy()
     rows = user if isinstance(part, Dense) else slice(part.indptr[user], part.indptr[user + 1])
     values[rows] = value
     return replace(part, values=values)
+
+
+def _marked(array: npt.NDArray[Any], begin: int, end: int, value: float) -> npt.NDArray[Any]:
+    marked = array.copy()
+    marked[begin:end] = value
+    return marked
 
 
 def one_users(contribution: Contribution, release: Release, user: int) -> npt.NDArray[np.float64]:

@@ -159,7 +159,8 @@ from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.federation.planning import make_federation
 from fedrec.federation.round import client_round
 
-text = '[data]\\nname="synthetic"\\n[model]\\nname="mf"\\nstart="random"\\n[training]\\nbackend="numpy"\\n[privacy]\\nnoise_multiplier=1.0'
+text = '[data]\\nname="synthetic"\\n[model]\\nname="mf"\\nstart="random"\\n'
+text += '[training]\\nbackend="numpy"\\n[privacy]\\nnoise_multiplier=1.0'
 catalogue = Catalogue(np.arange(9).astype(str))
 me = Interactions("phone", np.array([0, 2]), np.array([1, 2], np.int32), catalogue)
 federation = make_federation(parse(text), catalogue, 1)

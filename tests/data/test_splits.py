@@ -191,3 +191,15 @@ def test_parts_of_different_users_are_refused() -> None:
 def test_merge_puts_equal_times_in_the_order_of_the_parts() -> None:
     first, second = build([[(1, 5), (2, 7)]]), build([[(3, 5), (4, 6)]])
     assert merge(first, second).items.tolist() == [1, 3, 4, 2]
+
+
+@given(datasets(), st.sampled_from(["leave-one-out", "random"]), st.integers(1, 4))
+def test_it_does_not_matter_how_many_users_are_put_in_order_at_once(data: Interactions, name: Any, users: int) -> None:
+    whole = split(data, SplitConfig(name=name), KEY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedrec.data.splits._USERS", users)
+        blocks = split(data, SplitConfig(name=name), KEY)
+    assert blocks.note == whole.note
+    for part in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(blocks, part).items, getattr(whole, part).items)
+        np.testing.assert_array_equal(getattr(blocks, part).indptr, getattr(whole, part).indptr)
