@@ -31,12 +31,7 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python simulations/benchmarks/local_training.py
-	$(BIN)/python simulations/benchmarks/secure_aggregation.py
-	$(BIN)/python simulations/benchmarks/opacus_step.py
-	$(BIN)/python simulations/benchmarks/ledger.py
-	$(BIN)/python simulations/benchmarks/device_recommend.py
-	$(BIN)/python -m simulations.benchmarks.device_footprint
+	$(BIN)/fedrec bench
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -238,10 +239,13 @@ class LocalDeployment:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that was free just now, below those that Linux gives to outgoing connections: who tries to
+    reach a server that is down does not take its port.
+    """
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))  # noqa: S311 - no secret
+            return int(probe.getsockname()[1])
 
 
 def _cost(line: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> RoundCost:

@@ -1,6 +1,4 @@
-"""The ledger: events appended a second, alone and in a batch; and the time to verify 100,000 of them.
-
-python simulations/benchmarks/ledger.py [--events N] [--in FOLDER] [--json]
+"""Work "ledger": events appended a second, alone and in a batch; and the time to verify 100,000 of them.
 
 An event is one line: half of them reserve an attempt (with its cost at both units, checked against a budget), half say
 how it ended. *Alone*, each line is flushed to the disk before the call returns, as a round of training does it: that is
@@ -11,8 +9,6 @@ loading that library takes is told apart. One thread; the kind of noise is Gauss
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
 import os
 import tempfile
@@ -34,6 +30,7 @@ from fedrec.privacy.keys import signing_key
 from fedrec.privacy.ledger import Ledger
 from fedrec.reporting import folder as names
 from fedrec.reporting.folder import RunFolder
+from simulations.benchmarks.rows import Row, of
 
 EXPERIMENT = """
 [data]
@@ -48,34 +45,25 @@ noise = "{noise}"
 noise_multiplier = {sigma}
 """
 
+EVENTS = 100_000
+
 ALONE = 200
 """Lines that are flushed one by one; each waits for the disk."""
 
 
-def main() -> None:
-    """Print a table, and with --json the figures as the last line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=100_000, help="lines to verify (default: 100,000)")
-    parser.add_argument(
-        "--in", dest="place", type=Path, default=Path(), help="where to write: the disk that is measured"
-    )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON too")
-    given = parser.parse_args()
+def rows(repeats: int) -> list[Row]:  # noqa: ARG001 - the events are many enough
+    """Events a second and seconds, by kind of noise; on the disk of the working folder."""
     began = time.perf_counter()
     second_epsilon([GaussianEvent(1.0)], 1e-5)
-    figures: dict[str, Any] = {"load_accountants_s": round(time.perf_counter() - began, 2)}
+    found = [of("ledger", "load the accountants, once", [time.perf_counter() - began], "s")]
     for noise in ("gaussian", "skellam"):
-        with tempfile.TemporaryDirectory(prefix="ledger-", dir=given.place) as scratch:
-            figures[noise] = measure(Path(scratch), noise, given.events)
-    print(f"{'':<40}{'gaussian':>12}{'skellam':>12}")
-    for name in figures["gaussian"]:
-        print(f"{name:<40}{figures['gaussian'][name]:>12,}{figures['skellam'][name]:>12,}")
-    print(f"{'load the accountants, once (s)':<40}{figures['load_accountants_s']:>12}")
-    if given.json:
-        print(json.dumps(figures))
+        with tempfile.TemporaryDirectory(prefix="ledger-", dir=Path()) as scratch:
+            measured = measure(Path(scratch), noise, EVENTS)
+        found += [of("ledger", f"{noise}: {name}", [value], unit) for (name, unit), value in measured.items()]
+    return found
 
 
-def measure(scratch: Path, noise: str, n: int) -> dict[str, float]:
+def measure(scratch: Path, noise: str, n: int) -> dict[tuple[str, str], float]:
     """Events a second, and seconds for ``n`` of them."""
     setting = load_setting(parse(EXPERIMENT.format(noise=noise, sigma=n), overrides=(f"federation.rounds={n // 2}",)))
     run = RunFolder.create(scratch / "run")
@@ -99,10 +87,10 @@ def measure(scratch: Path, noise: str, n: int) -> dict[str, float]:
     if not verdict.sound:
         raise SystemExit("\n".join(check.detail for check in verdict.faults))
     return {
-        "appended, each flushed (events/s)": round(alone),
-        "appended in a batch (events/s)": round(batch),
-        f"verify {n:,} events (s)": round(verifying, 2),
-        f"open a ledger of {n:,} events (s)": round(reopening, 2),
+        ("appended, each flushed", "events/s"): round(alone),
+        ("appended in a batch", "events/s"): round(batch),
+        (f"verify {n:,} events", "s"): verifying,
+        (f"open a ledger of {n:,} events", "s"): reopening,
     }
 
 
@@ -130,8 +118,3 @@ def finish(run: RunFolder, ledger: Ledger, federation: Federation, rounds: int) 
     dataset = {"name": "synthetic", "users": federation.population, "items": 80, "interactions": 1}
     summary = {"dataset": dataset, "model": "mf", "engine": "fleet", "rounds": rounds, "seed": 1}
     run.write_summary({**summary, "privacy": promise, "metrics": {}})
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        main()

@@ -1,20 +1,15 @@
-"""Secure aggregation in one process and one thread, each client doing its own work: seconds and bytes of a round.
-
-    python simulations/benchmarks/secure_aggregation.py [--clients 100 1000] [--coordinates 53824] [--json FILE]
+"""Work "secagg": secure aggregation in one process and one thread, each client doing its own work.
 
 Parameters are those for 10% corrupt and 10% dropped. The semi-honest figures are with channels cached at enrolment,
 which is not in the seconds; the malicious ones are with fresh keys and signatures, every client checking every advert
-and a quorum of signatures, so that their work grows with the square of the clients (1,000 take minutes: ``--signed``).
+and a quorum of signatures, so that their work grows with the square of the clients (1,000 take minutes).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import time
 from collections import Counter
-from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -25,8 +20,9 @@ from fedrec.secagg.local import drive, enrol, make_clients
 from fedrec.secagg.messages import Attempt, Phase
 from fedrec.secagg.server import Server
 from fedrec.secagg.session import Terms, Variant
+from simulations.benchmarks.rows import Row, of
 
-HEAD = "| clients | server | k | t | dropped | wall s | CPU s | up bytes a client | of plain | down bytes |"
+COORDINATES = 53_824
 
 
 def rounds(n: int, size: int, variant: Variant, repeats: int) -> list[dict[str, float | str]]:
@@ -71,32 +67,14 @@ def rounds(n: int, size: int, variant: Variant, repeats: int) -> list[dict[str, 
     return rows
 
 
-def main() -> None:
-    """Print a Markdown table, and the parameters in words."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000], help="semi-honest rounds")
-    parser.add_argument("--signed", type=int, nargs="+", default=[100], help="malicious-server rounds")
-    parser.add_argument("--coordinates", type=int, default=53_824)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write the rows here")
-    given = parser.parse_args()
-    print(HEAD)
-    print("|---" * HEAD.count(" | ") + "|---|")
+def rows(repeats: int) -> list[Row]:
+    """CPU seconds of a round and bytes a client, by variant and number of clients; the fastest of at most three."""
+    cases: list[tuple[Variant, int]] = [("cached", 100), ("cached", 1000), ("signed", 100)]
     found = []
-    cases: list[tuple[Variant, list[int]]] = [("cached", given.clients), ("signed", given.signed)]
-    for variant, counts in cases:
-        for n in counts:
-            for row in rounds(n, given.coordinates, variant, given.repeats):
-                found.append(row)
-                cells = (f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values())
-                print("| " + " | ".join(cells) + " |", flush=True)
-    print()
-    for variant, counts in cases:
-        for n in counts:
-            print(Terms(bytes(32), 1, variant).parameters(n).describe())
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    for variant, n in cases:
+        for row in rounds(n, COORDINATES, variant, min(repeats, 3) if n < 1000 else 1):
+            name = f"{n:,} clients, {row['server']}, {row['dropped']} dropped"
+            note = f"{COORDINATES:,} coordinates, k = {row['k']}, t = {row['t']}"
+            found.append(of("secagg", name, [float(row["cpu_s"])], "CPU s", note))
+            found.append(of("secagg", f"{name}, up", [float(row["up_of_plain"])], "of plain", note))
+    return found

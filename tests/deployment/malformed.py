@@ -134,10 +134,14 @@ class Intruding:
     """
 
     def __init__(self, grid: Grid, home: ServerHome, folder: Path) -> None:
-        self._grid, self._key, self._folder = grid, home.key("request"), folder
-        self._numbers = {int(one.node_id): one.number for one in home.registry().active() if one.node_id is not None}
+        self._grid, self._key, self._folder, self._registry = grid, home.key("request"), folder, home.registry()
         self._last: dict[int, Message] = {}
         self._asked = False
+
+    @property
+    def _numbers(self) -> dict[int, int]:
+        """The devices' numbers by their nodes; they enrol while this runs."""
+        return {int(one.node_id): one.number for one in self._registry.active() if one.node_id is not None}
 
     def get_node_ids(self) -> Iterable[int]:
         return self._grid.get_node_ids()

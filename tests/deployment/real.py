@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from simulations.local_deployment import Device, LocalDeployment
+from simulations.local_deployment import DemonstrationError, Device, LocalDeployment
 
 EXPERIMENT = """
 name = "real"
@@ -56,13 +56,18 @@ class Real(LocalDeployment):
         super().__init__(folder)
         self._given: Mapping[str, str] = {}
 
-    def prepare(self, n: int = 4, rounds: int = 3, deadline: float = 60.0, spare: int = 6) -> None:
-        """Make and start the server, and make and enrol so many devices."""
+    def prepare(
+        self, n: int = 4, rounds: int = 3, deadline: float = 60.0, spare: int = 6, script: str | None = None
+    ) -> None:
+        """Make and start the server, or a script in its place, and make and enrol so many devices."""
         experiment, items = self.folder / "experiment.toml", self.folder / "items.csv"
         experiment.write_text(EXPERIMENT.format(rounds=rounds, deadline=deadline, spare=spare))
         items.write_text("item_id\n" + "".join(f"i{item}\n" for item in range(60)))
         self.init(experiment, items)
-        self.up()
+        if script is None:
+            self.up()
+        else:
+            self.serve(script)
         for number in range(n):
             history = self.folder / f"history-{number}.csv"
             with history.open("w", newline="") as file:
@@ -84,6 +89,14 @@ class Real(LocalDeployment):
         return {**super()._environment(), **self._given}
 
     # What is started, and how it ends
+
+    def wait(self, what: str, seconds: float, true: Callable[[], bool]) -> None:
+        """As `LocalDeployment.wait`; a failure shows what the server has said last."""
+        try:
+            super().wait(what, seconds, true)
+        except DemonstrationError as error:
+            error.add_note(self.server_said()[-2000:])
+            raise
 
     def serve(self, script: str, *words: str) -> None:
         """Start a script in the place of ``fedrec server up``, and wait until it listens."""

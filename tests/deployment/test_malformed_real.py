@@ -63,17 +63,15 @@ class Run:
         self.real, self.folder = real, folder
         path = {"PYTHONPATH": str(ROOT), FOLDER: str(folder)}
         (folder / "sitecustomize.py").write_text(STARTING)
-        real.prepare(rounds=ROUNDS, deadline=240.0)
-        real.down()
         with real.given(path):
-            real.serve(SERVING)
+            real.prepare(rounds=ROUNDS, deadline=240.0, script=SERVING)
         for device in real.devices:
             liar = device is real.devices[LIAR - 1]
             with real.given(path | {"PYTHONPATH": f"{folder}:{ROOT}"} if liar else {}):
                 real.start(device)
-        real.wait("an attempt began", 120, lambda: bool(real.log("recruited")))
+        real.wait("an attempt began", 240, lambda: bool(real.log("recruited")))
         before = [supernode(device) for device in real.devices]
-        real.wait("training was finished", 400, lambda: bool(real.log("finished")))
+        real.wait("training was finished", 1200, lambda: bool(real.log("finished")))
         self.supernodes = before, [supernode(device) for device in real.devices]
         self.asked: dict[str, Any] = json.loads((folder / ASKED).read_text())
 

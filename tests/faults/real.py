@@ -1,78 +1,34 @@
-"""A deployment of real processes whose parts can be killed one by one, and what its books must say after that."""
+"""A deployment of real processes whose parts are killed one by one, and what its books must say after that."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fedrec.device.charges import Charges
 from fedrec.device.home import DeviceHome
 from fedrec.device.policy import load_policy
 from fedrec.secagg.store import FolderStore
-from simulations.local_deployment import Device, LocalDeployment
+from simulations.local_deployment import Device
+from tests.deployment.real import SEEN, Real, below
 
 DEVICES = 4
-EXPERIMENT = """
-name = "struck"
-[data]
-name = "synthetic"
-[model]
-name = "mf"
-start = "random"
-dimension = 4
-[federation]
-rounds = 200
-cohort = 4
-min_cohort = 3
-attempts = 8
-[privacy]
-noise_multiplier = 60.0
-epsilon = 50.0
-[deployment]
-deadline = 25.0
-spare_attempts = 20
-answer_seconds = 0.1
-"""
-POLICY = {
-    "opt_in": True,
-    "min_cohort": 3,
-    "epsilon_day": 50.0,
-    "epsilon_total": 50.0,
-    "attempts_per_round": 8,
-    "answer_seconds": 0.1,
-}
-SEEN = 12
 
 Place = tuple[int, int]
 
 
-class Struck(LocalDeployment):
+class Struck(Real):
     """A server and four devices; a round can do without one of them."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._point = ""
-
-    def prepare(self) -> None:
+    def begin(self) -> None:
         """Make and start all of it, and wait for the first round."""
-        experiment, items = self.folder / "experiment.toml", self.folder / "items.csv"
-        experiment.write_text(EXPERIMENT)
-        items.write_text("item_id\n" + "".join(f"i{item}\n" for item in range(60)))
-        self.init(experiment, items)
-        self.up()
-        for number in range(DEVICES):
-            history = self.folder / f"history-{number}.csv"
-            with history.open("w", newline="") as file:
-                csv.writer(file).writerows(
-                    [("item_id", "time"), *((f"i{number + 5 * k}", 1_700_000_000 + k) for k in range(SEEN))]
-                )
-            self.start(self.add(f"device {number + 1}", history, POLICY))
+        self.prepare(DEVICES, rounds=200, deadline=25.0, spare=20)
+        for device in self.devices:
+            self.start(device)
         self.more_rounds(1, 240)
 
     # What happens
@@ -112,34 +68,10 @@ class Struck(LocalDeployment):
         """Wait until a round has all four devices: those that were killed are let in again."""
         self.more_rounds(1, seconds, survivors=DEVICES)
 
-    def said(self, device: Device) -> str:
-        """What a device's agent has printed since it was started."""
-        whole = (self.folder / f"{device.home.name}.txt").read_text(errors="replace")
-        return whole[whole.rfind(f"device {device.home.name[-1]} of ") :]
-
     def _phases(self, name: str) -> list[dict[str, Any]]:
         return [line for line in self.log("phase") if line["phase"] == name]
 
     # What is done to it
-
-    def start_doomed(self, device: Device, point: str) -> None:
-        """Start a device whose processes die at a fault point."""
-        self._point = point
-        try:
-            self.start(device)
-        finally:
-            self._point = ""
-
-    def _environment(self) -> dict[str, str]:
-        return super()._environment() | {"FEDREC_FAULT_POINT": self._point}
-
-    def kill_server(self) -> None:
-        """SIGKILL to ``fedrec server up`` alone: what it has started must end by itself."""
-        server = self._up
-        assert server is not None
-        server.kill()
-        server.wait()
-        self._up = None
 
     def kill_agent(self, device: Device) -> None:
         """SIGKILL to a device's agent alone."""
@@ -152,8 +84,8 @@ class Struck(LocalDeployment):
         """SIGKILL to the first process that appears among a device's whose command line has a word."""
         assert device.agent is not None
         agent = device.agent.pid
-        self.until(lambda: _of(agent, word), seconds, f"{word} runs")
-        for pid in _of(agent, word):
+        self.until(lambda: below(agent, word), seconds, f"{word} runs")
+        for pid in below(agent, word):
             os.kill(pid, signal.SIGKILL)
 
     @staticmethod
@@ -168,8 +100,7 @@ class Struck(LocalDeployment):
 
     def ledger(self) -> list[dict[str, Any]]:
         """The whole lines of the server's ledger, after its opening."""
-        lines = (self.server / "run" / "ledger.jsonl").read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines[1:] if line.endswith("\n")]
+        return self.lines("ledger.jsonl")[1:]
 
     def charges(self, device: Device) -> dict[Place, dict[str, Any]]:
         """What a device has charged, by its own chain of charges."""
@@ -198,20 +129,3 @@ class Struck(LocalDeployment):
         for device in self.devices:
             with DeviceHome.open(device.home).open_store() as store:
                 assert store.query("SELECT count(*) FROM interactions") == [(SEEN,)]
-
-
-def _of(pid: int, word: str) -> list[int]:
-    """The processes below one whose command lines have a word."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:  # it has just ended
-            continue
-        for child in children:
-            try:
-                command = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            found += [child] * (word in command) + _of(child, word)
-    return found

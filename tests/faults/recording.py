@@ -1,8 +1,7 @@
-"""Records what a user sees, and prints each item once it is safe: ``python -m tests.faults.recording ROOT``."""
+"""A process that records what a user sees, and prints each item once it is safe."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from fedrec import faults
@@ -19,7 +18,3 @@ def main(root: str) -> None:
                 faults._ARMED = armed
             history.record(store, f"new-{number}", at=1_800_000_000 + number)
             print(f"new-{number}", flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

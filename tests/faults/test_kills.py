@@ -13,9 +13,10 @@ from fedrec.audit.verify import verify
 from fedrec.device import history
 from fedrec.errors import DeviceError
 from fedrec.faults import POINTS
+from tests.deployment.members import seen
 from tests.device.damage import PAGE, change, page_of
 from tests.faults.running import run
-from tests.faults.world import NUMBERS, World, seen
+from tests.faults.world import NUMBERS, World
 
 Copy = Callable[[World], World]
 
@@ -74,7 +75,7 @@ KILLS = (
     Kill("folder.round-written", "", attempts=2, vectors=True),
     Kill("run.recorded", "", attempts=2, vectors=True),
     Kill("folder.before-rename", "collect 1", attempts=2, vectors=True),
-    Kill("folder.renamed", "collect 1", attempts=1, vectors=True),
+    Kill("folder.renamed", "collect 1", attempts=2, vectors=True),
     Kill("run.saved", "", attempts=1, vectors=True),
     Kill("server.published", "", attempts=1, vectors=True),
     # A later round, whose adverts came with the one before

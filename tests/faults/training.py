@@ -1,9 +1,8 @@
 """A process that trains: the server's real loop, folder and ledger, and the real handlers of its devices.
 
-``python -m tests.faults.training ROOT UNTIL [FROM [WEATHER]]`` ends in order before round UNTIL + 1. The fault point
-of the environment counts from the moment FROM on, ``recruit 2`` or ``collect 1``, or from the start. Only Flower is
-left out. Every reply is on the disk before the server has it. What stops training is one sentence on standard error,
-and exit status 1.
+``main(ROOT, UNTIL, FROM, WEATHER)`` ends in order before round UNTIL + 1. The fault point counts from the moment FROM
+on, ``recruit 2`` or ``collect 1``, or from the start. Only Flower is left out. Every reply is on the disk before the
+server has it. What stops training is one sentence on standard error, and exit status 1.
 """
 
 from __future__ import annotations
@@ -185,7 +184,3 @@ def main(root: str, until: str, begins: str = "", weather: str = "{}") -> None:
         train(world.server, partial(InProcess, world, int(until), begins, armed, given))
     except FedrecError as error:
         sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import time
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fedrec.agreements.enrolment import Enrolment, node_key_pem
 from fedrec.config import resolve
-from fedrec.data.interactions import Catalogue
 from fedrec.deployment.home import ServerConfig, ServerHome
-from fedrec.deployment.registry import Registry
-from fedrec.device import catalogue as catalogues
-from fedrec.device import history, preparation
 from fedrec.device.home import DeviceHome
-from fedrec.device.trust import Trust
+from tests.deployment.members import ITEMS, enrol, seen
 
-ITEMS = Catalogue(np.array([f"item-{number}" for number in range(40)]))
 NUMBERS = (1, 2, 3, 4)
 ROUNDS = 3
 EXPERIMENT: dict[str, Any] = {
@@ -33,14 +23,6 @@ EXPERIMENT: dict[str, Any] = {
     "privacy": {"noise_multiplier": 20.0, "epsilon": 50.0},
     "deployment": {"deadline": 5.0, "answer_seconds": 0.0},
 }
-POLICY = """
-opt_in = true
-min_cohort = 3
-min_noise_multiplier = 0.1
-epsilon_day = 50.0
-epsilon_total = 50.0
-answer_seconds = 0.0
-"""
 
 Place = tuple[int, int]
 """Round and attempt."""
@@ -62,7 +44,7 @@ class World:
         home = ServerHome.create(root / "server", ServerConfig(public_name="localhost"), resolve(EXPERIMENT), ITEMS)
         registry = home.registry()
         for number in NUMBERS:
-            _enrol(home, registry, number, DeviceHome.create(root / f"device-{number}"))
+            enrol(home, registry, number, DeviceHome.create(root / f"device-{number}"), number)
         return World(root)
 
     @property
@@ -128,27 +110,6 @@ class World:
         for number, charges in own.items():
             assert self.items(number)[: len(seen(number))] == seen(number)
             assert all(charged[place] == events for place, events in charges.items())
-
-
-def seen(number: int) -> list[str]:
-    """What a device's user has seen at the beginning."""
-    return [f"item-{item}" for item in range(number, 40, 2 + number)]
-
-
-def _enrol(home: ServerHome, registry: Registry, number: int, device: DeviceHome) -> None:
-    token, member = registry.new_token(int(time.time()), 1.0), device.identity().member()
-    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-    key = node_key_pem(device.node_public_key.read_bytes())
-    registry.enrol(Enrolment(raw, member.identity, member.channel, device.alias(), key), int(time.time()))
-    registry.note_node(number, str(number))
-    invitation = home.invitation(token)
-    Trust(**invitation.model_dump(exclude={"token"}), number=number, node_id=str(number)).save(device.trust_path)
-    device.policy_path.write_text(POLICY)
-    with device.open_store() as store:
-        store.put(catalogues.DOCUMENT, catalogues.to_bytes(ITEMS))
-        for place, item in enumerate(seen(number)):
-            history.record(store, item, at=1_700_000_000 + place)
-        preparation.prepare(store, home.experiment_text())
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

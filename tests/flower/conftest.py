@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import random
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from flwr.app import Context, Error, Message, Metadata, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedrec.config import Experiment
 from fedrec.errors import FedrecError
 from fedrec.flower import clientapp
+from tests.flower.grids import InProcess
 
 Tamper = Callable[[Message, Message], list[Message]]
 """From what a node was asked and what it answers to what it sends instead."""
@@ -39,12 +36,12 @@ def honest(asked: Message, answer: Message) -> list[Message]:  # noqa: ARG001 - 
     return [answer]
 
 
-class Nodes(Grid):
+class Nodes(InProcess):
     """Nodes that run the real ClientApp in this process, one partition each; ids and replies come in any order."""
 
     def __init__(self, experiment: Experiment, count: int, tamper: Tamper = honest, order: int = 1) -> None:
-        self._shuffle = random.Random(order)  # noqa: S311 - an order, no secret
-        ids = self._shuffle.sample(range(10, 99), count)
+        super().__init__(order)
+        ids = self.shuffle.sample(range(10, 99), count)
         self.contexts = {
             node: Context(
                 run_id=1,
@@ -56,43 +53,13 @@ class Nodes(Grid):
             for partition, node in enumerate(ids)
         }
         self._tamper = tamper
-        self._inbox: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.contexts)
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return [self._delivered(message) for message in messages]
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        asked = [self._inbox.pop(name) for name in sorted(message_ids) if name in self._inbox]
-        self._shuffle.shuffle(asked)
-        return [reply for message in asked for reply in self._replies(message)]
-
-    def _delivered(self, message: Message) -> str:
-        meta, name = message.metadata, uuid.UUID(int=self._shuffle.getrandbits(128)).hex
-        numbered = Metadata(
-            1, name, 1, meta.dst_node_id, "", meta.group_id, meta.created_at, meta.ttl, meta.message_type
-        )
-        self._inbox[name] = Message(message.content, metadata=numbered)  # type: ignore[call-overload] # as Flower's own grids do
-        return name
-
-    def _replies(self, asked: Message) -> list[Message]:
+    def replies(self, asked: Message) -> list[Message]:
         try:
             answer = clientapp.app(asked, self.contexts[asked.metadata.dst_node_id])
         except FedrecError as error:  # as a node does with whatever its ClientApp raises
             answer = Message(Error(2, str(error)), reply_to=asked)
         return self._tamper(asked, answer) if asked.metadata.message_type.startswith("train") else [answer]
-
-    def set_run(self, run: Any) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Any:
-        raise NotImplementedError
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        raise NotImplementedError
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        raise NotImplementedError

@@ -3,7 +3,6 @@ messages by a SuperNode's own Runtime API."""
 
 from __future__ import annotations
 
-import base64
 import os
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from flwr.common.constant import ErrorCode
 
 from fedrec.device.home import DeviceHome
 from fedrec.device.supernode import SuperNode, environment
-from fedrec.device.trust import Trust
 from fedrec.flower.launcher import check_app
 from simulations.benchmarks.node_runtime import EMPTY, Ended, NodeRuntime, node_runtime, pack
+from tests.deployment.members import without_server
 
 HOSTILE = "import os\nopen(os.environ['MARKER'], 'a').write(__file__)\n"
 """A module of an app that leaves a trace when it is imported."""
@@ -33,20 +32,9 @@ def node() -> Iterator[NodeRuntime]:
 
 @pytest.fixture
 def device(tmp_path: Path) -> DeviceHome:
-    home = DeviceHome.create(tmp_path / "device")
-    key = base64.b64encode(bytes(31) + b"\1").decode()
-    trust = Trust(
-        server="localhost:1",
-        ca="",
-        request_key=key,
-        registrar_key=key,
-        app_key=key,
-        ledger_key=key,
-        app_key_id="fpk_1",
-        number=3,
-        node_id="1",
-    )
-    trust.save(home.trust_path)
+    home = without_server(tmp_path / "device")
+    trust = home.trust()
+    assert trust is not None
     SuperNode(home, trust)
     return home
 

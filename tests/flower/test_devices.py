@@ -26,7 +26,8 @@ from fedrec.privacy.accounting import filter_epsilon
 from fedrec.privacy.keys import pseudonym
 from fedrec.privacy.participants import cohort_root
 from fedrec.reporting.folder import RunFolder
-from tests.flower.deployed import ITEMS, Deployment, gone
+from tests.deployment.members import ITEMS
+from tests.flower.deployed import Deployment, Tamper, gone
 
 PHASES = ("shares", "masked", "agree", "unmask")
 
@@ -50,6 +51,16 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
     monkeypatch.setattr(training, "_sleep", waited.append)
     return waited
+
+
+def in_the_first_attempt(deployment: Deployment, tamper: Tamper) -> Tamper:
+    """Done to replies until the devices are chosen anew."""
+
+    def once(number: int, asked: Message, answer: Message) -> list[Message]:
+        first = len(events(deployment, "recruited")) == 1
+        return tamper(number, asked, answer) if first else [answer]
+
+    return once
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +131,7 @@ def test_devices_that_go_in_any_phase_cost_their_own_part_alone(tmp_path: Path, 
 
 def test_below_the_minimum_cohort_nothing_is_unmasked_and_the_next_attempt_is_a_new_charge(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
-    few = gone([1, 2], "masked")
-
-    def once(number: int, asked: Message, answer: Message) -> list[Message]:
-        first = len(events(deployment, "recruited")) == 1
-        return few(number, asked, answer) if first else [answer]
-
-    deployment.tamper = once
+    deployment.tamper = in_the_first_attempt(deployment, gone([1, 2], "masked"))
     deployment.train()
     kinds = [(line["type"], line["attempt"]) for line in ledger(deployment)[1:]]
     assert kinds == [("reserve", 0), ("abort", 0), ("reserve", 1), ("commit", 1)]
@@ -140,13 +145,7 @@ def test_an_attempt_that_fails_before_any_vector_was_asked_for_costs_nobody_anyt
     tmp_path: Path, phase: str, pauses: list[float]
 ) -> None:
     deployment = Deployment(tmp_path)
-    few = gone([1, 2], phase)
-
-    def once(number: int, asked: Message, answer: Message) -> list[Message]:
-        first = len(events(deployment, "recruited")) == 1
-        return few(number, asked, answer) if first else [answer]
-
-    deployment.tamper = once
+    deployment.tamper = in_the_first_attempt(deployment, gone([1, 2], phase))
     deployment.train()
     kinds = [(line["type"], line["attempt"]) for line in ledger(deployment)[1:]]
     assert kinds == [("reserve", 0), ("release", 0), ("reserve", 1), ("commit", 1)]
