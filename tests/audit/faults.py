@@ -65,7 +65,7 @@ def by_interaction(seed: int) -> Experiment:
         seed,
         data={"n_items": 400},
         model={"user_vector": "public"},
-        training={"epochs": 1, "negatives": 4},
+        training={"epochs": 1, "negatives": 4, "backend": "numpy"},  # where the fault is planted
         privacy={"unit": "interaction"},
     )
 

@@ -39,7 +39,7 @@ def test_a_plan_as_json_is_one_object(fedrec: Fedrec) -> None:
         ),
         (["--users", "0", "--epsilon", "1"], "--users must be from 2 to 1e9, not 0."),
         (["--users", "100", "--epsilon", "1", "--unit", "usr"], "--unit cannot be 'usr'. Did you mean 'user'?"),
-        (["--users", "3", "--epsilon", "1"], "lower these shares."),
+        (["--users", "3", "--epsilon", "1"], "or --trust local."),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_in_one_sentence(fedrec: Fedrec, options: list[str], says: str) -> None:

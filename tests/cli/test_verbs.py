@@ -129,7 +129,7 @@ def test_doctor_as_json(fedrec: Fedrec, home: Path) -> None:
     assert found["home"] == str(home)
     assert found["problems"] == []
     assert {"numpy", "flwr", "pydantic", "typer"} <= set(found["packages"])
-    assert set(found["extras"]) == {"torch", "simulation", "parquet"}
+    assert set(found["extras"]) == {"fast", "torch", "simulation", "parquet"}
 
 
 def test_doctor_names_a_home_that_cannot_be_written(
