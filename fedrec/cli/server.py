@@ -138,10 +138,10 @@ def revoke(
 
 @app.command()
 def renew(cert: CertOption = None, key: KeyOption = None, home: HomeOption = None) -> None:
-    """Put a new certificate in the place of the server's; restart the server to have it used."""
+    """Put a new certificate in the place of the server's; a running server takes it up for the connections to come."""
     found = server(home)
     found.renew(_pair(cert, key))
-    typer.echo(f"the certificate ends in {found.certificate_days():.0f} days; restart 'fedrec server up' to use it")
+    typer.echo(f"the certificate ends in {found.certificate_days():.0f} days; a running server takes it up at once")
 
 
 def _listen(listen: str | None, port: int) -> tuple[str, int]:
