@@ -13,6 +13,7 @@ import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, IPvAnyAddress, ValidationError
 
+from fedrec.agreements.statement import in_base64
 from fedrec.config import Experiment, parse
 from fedrec.data.home import scratch, write_new
 from fedrec.data.interactions import Catalogue
@@ -22,7 +23,7 @@ from fedrec.deployment.certificates import Pair
 from fedrec.deployment.experiment import for_devices
 from fedrec.deployment.registry import Registry
 from fedrec.device import catalogue as catalogues
-from fedrec.device.trust import Invitation, text
+from fedrec.device.trust import Invitation
 from fedrec.errors import ServerError, UsageError
 from fedrec.sections import Section
 
@@ -260,10 +261,10 @@ class ServerHome:
         return Invitation(
             server=self.config.address,
             ca=self._read("ca/ca.pem").decode("ascii"),
-            request_key=text(self.public("request")),
-            registrar_key=text(self.public("registrar")),
-            ledger_key=text(self.public("ledger")),
-            app_key=text(self.public("app")),
+            request_key=in_base64(self.public("request")),
+            registrar_key=in_base64(self.public("registrar")),
+            ledger_key=in_base64(self.public("ledger")),
+            app_key=in_base64(self.public("app")),
             app_key_id=self.app_key_id,
             token=token,
         )

@@ -29,11 +29,6 @@ def raw(key: str) -> bytes:
     return base64.b64decode(key, validate=True)
 
 
-def text(key: bytes) -> str:
-    """A key as `Trust` has it."""
-    return base64.b64encode(key).decode("ascii")
-
-
 class Server(Section):
     """A server as its devices know it.
 

@@ -125,7 +125,7 @@ def unmet(users: Interactions, user: Ints, rank: Ints) -> Ints:
     return np.asarray(rank + before - users.indptr[:-1][user], np.int64)
 
 
-def _order(users: Interactions, epochs: int, key: Key) -> Ints:
+def ordered(users: Interactions, epochs: int, key: Key) -> Ints:
     """Each epoch's order of the positives, user by user: event numbers ``[epochs, n_events]``."""
     streams = key.streams(users.users, Lane.ORDER)[users.user_of_event]
     position = np.arange(users.n_events) - np.repeat(users.indptr[:-1], users.counts)
@@ -202,7 +202,7 @@ def _touched(users: Interactions, config: TrainingConfig, key: Key) -> npt.NDArr
     items = np.empty((users.n_events * epochs, 1 + m), np.int32)
     items[:, 1:] = draw_negatives(users, users.counts * epochs * m, key)[1].reshape(-1, m)
     place = np.arange(users.n_events) + (epochs - 1) * users.indptr[:-1][users.user_of_event]
-    for epoch, order in enumerate(_order(users, epochs, key)):
+    for epoch, order in enumerate(ordered(users, epochs, key)):
         items[place + epoch * users.counts[users.user_of_event], 0] = users.items[order]
     return items
 

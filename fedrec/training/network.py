@@ -20,8 +20,7 @@ from fedrec.privacy import dpsgd
 from fedrec.randomness import Key
 from fedrec.release import Arrays, DpSgd
 from fedrec.training import cohort
-from fedrec.training.local import F32, Ints, Loss, draw_negatives, number
-from fedrec.training.local import _order as ordered
+from fedrec.training.local import F32, Ints, Loss, draw_negatives, number, ordered
 from fedrec.training.samples import Step, draw, training_key
 
 

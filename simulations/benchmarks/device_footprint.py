@@ -29,6 +29,7 @@ from flwr.app import RecordDict
 
 from fedrec.agreements.request import RELEASING, Request, mechanism_digest, model_digest, sign_request
 from fedrec.agreements.roster import sign_roster
+from fedrec.agreements.statement import in_base64
 from fedrec.agreements.terms import terms_of
 from fedrec.config import parse
 from fedrec.data.interactions import Catalogue
@@ -92,10 +93,10 @@ class Devices:
             trusted = trust.Trust(
                 server="localhost:1",
                 ca="none",
-                request_key=trust.text(self._key.public_key().public_bytes_raw()),
-                registrar_key=trust.text(registrar.public_key().public_bytes_raw()),
-                ledger_key=trust.text(bytes(32)),
-                app_key=trust.text(Ed25519PrivateKey.generate().public_key().public_bytes_raw()),
+                request_key=in_base64(self._key.public_key().public_bytes_raw()),
+                registrar_key=in_base64(registrar.public_key().public_bytes_raw()),
+                ledger_key=in_base64(bytes(32)),
+                app_key=in_base64(Ed25519PrivateKey.generate().public_key().public_bytes_raw()),
                 app_key_id="fpk_1",
                 number=number,
                 node_id="1",

@@ -25,8 +25,7 @@ import numpy.typing as npt
 from fedrec.config import parse
 from fedrec.engines.setting import Setting, load_setting
 from fedrec.models.mf import Mf
-from fedrec.training.local import _order as ordered
-from fedrec.training.local import draw_negatives
+from fedrec.training.local import draw_negatives, ordered
 from simulations.benchmarks.peers.process import Peer
 from simulations.benchmarks.peers.serving import Task
 from simulations.benchmarks.rows import BenchmarkError, Row, clients, ratio

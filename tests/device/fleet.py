@@ -19,10 +19,11 @@ from fedrec.agreements.request import (
     sign_request,
 )
 from fedrec.agreements.roster import SignedRoster, sign_roster
+from fedrec.agreements.statement import in_base64
 from fedrec.agreements.terms import terms_of
 from fedrec.config import Experiment, parse
 from fedrec.data.interactions import Catalogue
-from fedrec.device import catalogue, history, preparation, trust
+from fedrec.device import catalogue, history, preparation
 from fedrec.device.answers import Answer, Arrays, Question
 from fedrec.device.handler import Handler
 from fedrec.device.home import DeviceHome
@@ -119,10 +120,10 @@ class Fleet:
         return Trust(
             server="localhost:1",
             ca="none",
-            request_key=trust.text(request.public_bytes_raw()),
-            registrar_key=trust.text(registrar.public_bytes_raw()),
-            ledger_key=trust.text(bytes(32)),
-            app_key=trust.text(bytes(32)),
+            request_key=in_base64(request.public_bytes_raw()),
+            registrar_key=in_base64(registrar.public_bytes_raw()),
+            ledger_key=in_base64(bytes(32)),
+            app_key=in_base64(bytes(32)),
             app_key_id="fpk_0",
             number=number,
             node_id="0",

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.device.trust import Invitation, Trust, raw, text
+from fedrec.agreements.statement import in_base64
+from fedrec.device.trust import Invitation, Trust, raw
 from fedrec.errors import DeviceError, UsageError
 
 INVITATION = Invitation(
     server="fedrec.example:9443",
     ca="-----BEGIN CERTIFICATE-----\n…",
-    request_key=text(bytes(32)),
-    registrar_key=text(bytes([1]) * 32),
-    ledger_key=text(bytes([3]) * 32),
-    app_key=text(bytes([2]) * 32),
+    request_key=in_base64(bytes(32)),
+    registrar_key=in_base64(bytes([1]) * 32),
+    ledger_key=in_base64(bytes([3]) * 32),
+    app_key=in_base64(bytes([2]) * 32),
     app_key_id="fpk_00ff",
     token="t0ken",  # noqa: S106 - no secret
 )
@@ -49,7 +50,7 @@ def test_another_line_is_no_invitation(line: str) -> None:
         {"server": "fedrec.example"},
         {"server": "fedrec.example:9443/path"},
         {"server": "user@fedrec.example:9443"},
-        {"request_key": text(bytes(31))},
+        {"request_key": in_base64(bytes(31))},
         {"app_key": "not base64"},
         {"app_key_id": "fpk_a\n"},
         {"app_key_id": "other"},

@@ -181,7 +181,7 @@ def test_positives_are_in_the_reference_s_order() -> None:
     config = TrainingConfig(batch_size=1, epochs=2)
     found = compiled.train(*starting(users), users, config, "bpr", KEY).items.touches
     places, wanted = found.touched[::2], []
-    orders = local._order(users, 2, KEY)
+    orders = local.ordered(users, 2, KEY)
     for user in range(users.n_users):
         wanted += [users.items[orders[epoch, users.indptr[user] : users.indptr[user + 1]]] for epoch in (0, 1)]
     np.testing.assert_array_equal(places, np.concatenate(wanted))

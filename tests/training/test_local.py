@@ -261,7 +261,11 @@ def test_negatives_belong_to_the_user_and_to_the_round() -> None:
 
 def test_the_order_is_a_permutation_in_every_epoch_and_always_another() -> None:
     users = many()
-    orders = [*local._order(users, 4, KEY), *local._order(users, 1, KEY.at(3)), *local._order(users, 1, KEY.at(2, 1))]
+    orders = [
+        *local.ordered(users, 4, KEY),
+        *local.ordered(users, 1, KEY.at(3)),
+        *local.ordered(users, 1, KEY.at(2, 1)),
+    ]
     for order in orders:
         np.testing.assert_array_equal(users.user_of_event[order], users.user_of_event)
         np.testing.assert_array_equal(np.sort(order), np.arange(users.n_events))
