@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from fedrec.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 Scalar = TypeVar("Scalar", bound=np.generic)
+Made = TypeVar("Made")
 
 
 def _freeze(array: npt.NDArray[np.generic] | None) -> None:
@@ -98,6 +100,7 @@ class Interactions:
         filters: what was derived from the interactions before anything was private (a k-core, a catalogue cut):
             public by assumption and listed as unprotected in every report.
         duplicates: repeated events of a user with an item that ingestion left out, keeping the earliest.
+        memory: what `remembered` keeps; every new object begins with none.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Interactions:
     user_ids: npt.NDArray[np.str_] | None = None
     filters: tuple[str, ...] = ()
     duplicates: int = 0
+    memory: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.users) == 0 and len(self.indptr) > 1:
@@ -156,6 +160,13 @@ class Interactions:
         ordered -= self.user_of_event * width
         ordered -= np.arange(self.n_events) - np.repeat(self.indptr[:-1], self.counts)
         return ordered.astype(np.int32)
+
+    def remembered(self, name: Hashable, make: Callable[[], Made]) -> Made:
+        """What ``make`` computes from these interactions alone, computed once: they never change."""
+        if name not in self.memory:
+            self.memory[name] = make()
+        made: Made = self.memory[name]
+        return made
 
     def user(self, position: int) -> npt.NDArray[np.int32]:
         """One user's items, oldest first."""

@@ -21,8 +21,12 @@ def recency_weights(users: Interactions, decay: float) -> F64:
     """Weights ``[n_events]``, each user's of unit L2 norm: 1 / (1 + decay · steps before the last).
 
     Events at the same time share their mean step, so the order within a tie says nothing; without times all weigh
-    alike.
+    alike. They are the same in every round, and remembered with the interactions.
     """
+    return users.remembered(("recency", decay), lambda: _recency_weights(users, decay))
+
+
+def _recency_weights(users: Interactions, decay: float) -> F64:
     if users.times is None or decay == 0:
         steps = np.zeros(users.n_events)
     else:

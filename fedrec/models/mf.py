@@ -177,6 +177,10 @@ class Mf(Recommender):
         """Each user's profile on the shared table."""
         if "table" not in shared:
             return np.zeros((users.n_users, self.config.dimension), np.float32)
+        if self.backend == "numba":
+            from fedrec.training import compiled
+
+            return normed(compiled.project(users, weights, shared["item_weight"], shared["table"]))
         return profile_vectors(users, weights * shared["item_weight"][users.items], shared["table"])
 
     def _spectral_start(self, shared: Shared, total: Total, catalogue: Catalogue) -> Shared:
@@ -196,7 +200,11 @@ def stepped(array: F32, step: F64) -> F32:
 
 
 def profile_vectors(users: Interactions, weights: F64, table: F32) -> F32:
-    """Weighted profiles on a table ``[C, d]``, of norm d^¼: against rows of spread d^-¼, scores have spread 1."""
-    raw = project(users, weights, table)
+    """Weighted profiles on a table, `normed`, ``[C, d]``."""
+    return normed(project(users, weights, table))
+
+
+def normed(raw: F32) -> F32:
+    """Vectors of norm d^¼, ``[C, d]``: against rows of spread d^-¼, scores have spread 1."""
     norms = np.linalg.norm(raw, axis=1, keepdims=True)
     return np.asarray(raw / np.maximum(norms, 1e-9) * raw.shape[1] ** 0.25, np.float32)

@@ -7,6 +7,7 @@ touched; its squared norm is known as soon as the user has trained. A step of th
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,10 +21,15 @@ from fedrec.contribution import Entries, Floats, Ints
 from fedrec.data.interactions import Interactions
 from fedrec.randomness import Key, Lane
 from fedrec.training import compiled_kernels as kernels
+from fedrec.training import compiled_sums as sums
+from fedrec.training.jit import Items
 from fedrec.training.local import F32, Loss
 
-Items = npt.NDArray[np.int32]
 Result = TypeVar("Result")
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+_LINE = 64
+"""Bytes of a cache line."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Touches:
         rows, values = np.empty(distinct.sum(), np.int32), np.zeros((distinct.sum(), d))
         seen = np.full(self.n_items, -1)
         shape = (self.indptr, self.epochs, self.batch, self.width, self.steps)
-        kernels.listed(first, last, *shape, vectors, self.touched, self.numbers, seen, rows, values)
+        sums.listed(first, last, *shape, vectors, self.touched, self.numbers, seen, rows, values)
         coordinates = rows[:, None] * np.int64(d) + np.arange(d)
         return Entries(np.repeat(np.arange(first, last), distinct * d), coordinates.ravel(), values.ravel())
 
@@ -81,8 +87,8 @@ class ItemChanges:
 
         # Each worker sums some of the columns over all users: in the order of users, however many workers there are.
         def columns(left: int, right: int) -> Floats:
-            total, vectors = np.zeros((t.n_items, right - left)), np.ascontiguousarray(t.vectors[:, left:right])
-            kernels.summed(weights, t.indptr, t.epochs, t.batch, t.width, t.steps, vectors, t.touched, t.numbers, total)
+            total, vectors = _zeros((t.n_items, right - left), np.float64), lined(t.vectors[:, left:right])
+            sums.summed(weights, t.indptr, t.epochs, t.batch, t.width, t.steps, vectors, t.touched, t.numbers, total)
             return total
 
         d = t.vectors.shape[1]
@@ -108,7 +114,7 @@ class BiasChanges:
 
     def weighted_sum(self, weights: Floats) -> Floats:
         t, total = self.touches, np.zeros(self.touches.n_items)
-        kernels.summed_numbers(weights, t.indptr, t.epochs * t.width, t.steps, t.touched, t.numbers, total)
+        sums.summed_numbers(weights, t.indptr, t.epochs * t.width, t.steps, t.touched, t.numbers, total)
         return total
 
     def counts(self) -> Ints:
@@ -148,7 +154,7 @@ def train(
     steps = np.concatenate([[0], np.cumsum(per_epoch * config.epochs)])
     n_touches, d = users.n_events * config.epochs * width, item_vectors.shape[1]
     personal = np.array(personal, np.float32, order="C")  # trained in place
-    vectors, touched = np.empty((steps[-1], d), np.float32), np.empty(n_touches, np.int32)
+    vectors, touched = _zeros((int(steps[-1]), d), np.float32), np.empty(n_touches, np.int32)
     numbers, distinct = np.empty(n_touches, np.float32), np.zeros(users.n_users, np.int64)
     squares, bias_squares = np.zeros(users.n_users), np.zeros(users.n_users)
     given = (
@@ -157,7 +163,7 @@ def train(
         users.gaps,
         key.streams(users.users, Lane.ORDER),
         key.streams(users.users, Lane.NEGATIVES),
-        np.ascontiguousarray(item_vectors, np.float32),
+        lined(item_vectors),
         np.ascontiguousarray(item_bias, np.float32),
         config.epochs,
         config.batch_size,
@@ -187,6 +193,30 @@ def train(
     )
     squares, bias_squares = np.maximum(squares, 0.0), np.maximum(bias_squares, 0.0)  # of a difference; a NaN stays one
     return CompiledResult(ItemChanges(touches, squares), BiasChanges(touches, bias_squares), personal)
+
+
+def project(users: Interactions, weights: Floats, item_weight: F32, table: F32) -> F32:
+    """`fedrec.models.history.project` of ``weights [n_events]`` times those of the items ``[n_items]``."""
+    vectors = np.zeros((users.n_users, table.shape[1]), np.float32)
+    sums.projected(users.indptr, users.items, weights, item_weight, lined(table), vectors)
+    return vectors
+
+
+def lined(rows: F32) -> F32:
+    """The rows from the beginning of a cache line on: rows that lie across lines cost a fifth of a round."""
+    if rows.dtype == np.float32 and rows.flags.c_contiguous and rows.ctypes.data % _LINE == 0:
+        return rows
+    copy = _zeros(rows.shape, np.float32)
+    copy[:] = rows
+    return copy
+
+
+def _zeros(shape: tuple[int, ...], dtype: type[Scalar]) -> npt.NDArray[Scalar]:
+    """Zeros from the beginning of a cache line on."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.zeros(size + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def _shared_out(work: Callable[[int, int], Result], edges: Ints) -> list[Result]:
