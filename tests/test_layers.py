@@ -17,7 +17,7 @@ ROOT = Path(fedrec.__file__).parent
 
 LAYERS = (
     ("errors", "faults"),
-    ("registry", "processes"),
+    ("registry", "processes", "threads"),
     ("randomness",),
     ("release",),
     ("contribution",),

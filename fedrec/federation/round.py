@@ -28,6 +28,7 @@ from fedrec.privacy.mechanism import (
     add_up,
     clip_and_sum,
     clip_and_sum_integers,
+    draw_noise,
     mask_ready,
     opened,
     secure_noise,
@@ -36,6 +37,7 @@ from fedrec.privacy.mechanism import (
 from fedrec.privacy.stream import SecureWords
 from fedrec.randomness import Key, Lane
 from fedrec.release import Release
+from fedrec.threads import begun
 
 _SHARD_EVENTS = 250_000
 """Interactions that one call of a model's ``contribute`` sees; bounds the memory of a large shard."""
@@ -175,7 +177,7 @@ class Federation:
         if plan.mechanism.trust == "central" and plan.mechanism.private:
             if plan.noise_key is None:
                 raise PrivacyError("Noise of the server comes from a seed alone: set privacy.source = 'seeded'.")
-            arrays = add_noise(arrays, plan.release, std, plan.noise_key, SERVER_PART)
+            arrays = add_noise(arrays, draw_noise(plan.release, std, plan.noise_key, SERVER_PART))
         scales = {component.name: component.scale for component in plan.release.components}
         arrays = {name: array if scales[name] == 1 else array / scales[name] for name, array in arrays.items()}
         noise = {name: std / scale for name, scale in scales.items()}
@@ -277,16 +279,18 @@ def client_round(
         rounding = _rounding(block, plan.noise_key)
         return clip_and_sum_integers(contribution, release, mechanism, mechanism.grid, rounding)
 
+    floats = mechanism.grid is None and mechanism.inside is None  # else noised as integers, or in training
+    std = mechanism.share_std(users.n_users) if floats else 0.0
+    drawn = None
+    if std > 0:
+        if plan.noise_key is None:
+            raise PrivacyError("Floating-point noise has no secure source; set privacy.noise = 'skellam'.")
+        drawn = begun(functools.partial(draw_noise, release, std, plan.noise_key, part), model.workers)
     total = functools.reduce(_onto, itertools.starmap(block_sum, itertools.pairwise(edges)))
     if mechanism.grid is not None:
         noise = secure if plan.noise_key is None else seeded_noise(plan.noise_key, part)
         return mask_ready(total, release, mechanism, mechanism.grid, noise)
-    if mechanism.inside is not None or not mechanism.private:
-        return total  # noised in training, or not at all
-    if plan.noise_key is None:
-        raise PrivacyError("Floating-point noise has no secure source; set privacy.noise = 'skellam'.")
-    noised = add_noise(total.arrays, release, mechanism.share_std(total.n_users), plan.noise_key, part)
-    return replace(total, arrays=noised)
+    return total if drawn is None else replace(total, arrays=add_noise(total.arrays, drawn()))
 
 
 def _onto(total: ShardSum, block: ShardSum) -> ShardSum:

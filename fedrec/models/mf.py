@@ -25,6 +25,10 @@ from fedrec.training.local import Learned, train
 from fedrec.training.samples import public_vectors
 
 
+_REMEMBERED = 1 << 22
+"""Scores by content, which are the same in every round, that are kept with the histories they come from."""
+
+
 class MfConfig(ModelConfig):
     """Settings of `Mf`.
 
@@ -163,15 +167,23 @@ class Mf(Recommender):
         return self._spectral_start(shared, total, catalogue)
 
     def personalise(self, shared: Shared, users: Interactions) -> Personal:
-        weights = recency_weights(users, self.config.recency)
-        content = content_scores(self.config.content_weight, users, weights)
-        return {"vector": self._vectors(shared, users, weights), "content": content}
+        weights, weight = recency_weights(users, self.config.recency), self.config.content_weight
+
+        def content() -> F32:
+            return content_scores(weight, users, weights)
+
+        few = users.n_users * users.n_items <= _REMEMBERED
+        kept = users.remembered(("content", self.config.recency, weight), content) if few else content()
+        return {"vector": self._vectors(shared, users, weights), "content": kept}
 
     def score(self, shared: Shared, personal: Personal) -> npt.NDArray[np.float32]:
         if "table" not in shared:  # after a round of popularity alone
             popularity: npt.NDArray[Any] = self.config.popularity_weight * standardise(shared["popularity"])
             return np.asarray(personal["content"] + popularity, np.float32)
-        return np.asarray(personal["vector"] @ shared["table"].T + shared["bias"] + personal["content"], np.float32)
+        scores: npt.NDArray[np.float32] = personal["vector"] @ shared["table"].T
+        scores += shared["bias"]
+        scores += personal["content"]
+        return scores
 
     def _vectors(self, shared: Shared, users: Interactions, weights: F64) -> F32:
         """Each user's profile on the shared table."""
@@ -180,7 +192,7 @@ class Mf(Recommender):
         if self.backend == "numba":
             from fedrec.training import compiled
 
-            return normed(compiled.project(users, weights, shared["item_weight"], shared["table"]))
+            return normed(compiled.project(users, weights, shared["item_weight"], shared["table"], self.workers))
         return profile_vectors(users, weights * shared["item_weight"][users.items], shared["table"])
 
     def _spectral_start(self, shared: Shared, total: Total, catalogue: Catalogue) -> Shared:

@@ -192,18 +192,18 @@ def _clip(contribution: Contribution, release: Release, mechanism: Mechanism) ->
     return mechanism.weights(norms), int((~np.isfinite(norms)).sum())
 
 
-def add_noise(arrays: Mapping[str, Floats], release: Release, std: float, key: Key, part: int) -> dict[str, Floats]:
-    """Independent Gaussian noise on every coordinate of every array (none where std is 0)."""
-    if std == 0:
-        return dict(arrays)
-    generator = key.generator(Lane.NOISE, part)
-    noised = {}
+def draw_noise(release: Release, std: float, key: Key, part: int) -> dict[str, Floats]:
+    """Independent Gaussian noise for every coordinate of every array."""
+    generator, drawn = key.generator(Lane.NOISE, part), {}
     for component in release.components:
-        noise = generator.standard_normal(component.shape)
-        noise *= std
-        noise += arrays[component.name]
-        noised[component.name] = noise
-    return noised
+        drawn[component.name] = generator.standard_normal(component.shape)
+        drawn[component.name] *= std
+    return drawn
+
+
+def add_noise(arrays: Mapping[str, Floats], noise: dict[str, Floats]) -> dict[str, Floats]:
+    """The arrays with their noise, in the noise's memory."""
+    return {name: np.add(array, noise[name], out=noise[name]) for name, array in arrays.items()}
 
 
 def mask_ready(total: ShardSum, release: Release, mechanism: Mechanism, grid: Grid, noise: IntegerNoise) -> ShardSum:

@@ -6,10 +6,7 @@ touched; its squared norm is known as soon as the user has trained. A step of th
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,16 +17,19 @@ from fedrec.config import TrainingConfig
 from fedrec.contribution import Entries, Floats, Ints
 from fedrec.data.interactions import Interactions
 from fedrec.randomness import Key, Lane
+from fedrec.threads import shared_out
 from fedrec.training import compiled_kernels as kernels
 from fedrec.training import compiled_sums as sums
 from fedrec.training.jit import Items
 from fedrec.training.local import F32, Loss
 
-Result = TypeVar("Result")
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 _LINE = 64
 """Bytes of a cache line."""
+
+_TOUCHES_PER_ITEM = 16
+"""From so many on, a sum has two parts; below, a second table of sums would cost more than it spares."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,18 @@ class ItemChanges:
     def weighted_sum(self, weights: Floats) -> Floats:
         t = self.touches
 
-        # Each worker sums some of the columns over all users: in the order of users, however many workers there are.
-        def columns(left: int, right: int) -> Floats:
-            total, vectors = _zeros((t.n_items, right - left), np.float64), lined(t.vectors[:, left:right])
-            sums.summed(weights, t.indptr, t.epochs, t.batch, t.width, t.steps, vectors, t.touched, t.numbers, total)
+        def some(first: int, last: int) -> Floats:
+            total = _zeros((t.n_items, t.vectors.shape[1]), np.float64)
+            of_users = (t.indptr, t.epochs, t.batch, t.width, t.steps, t.vectors, t.touched, t.numbers)
+            sums.summed(first, last, weights, *of_users, total)
             return total
 
-        d = t.vectors.shape[1]
-        totals = _shared_out(columns, np.linspace(0, d, min(t.workers, d) + 1).astype(np.int64))
-        return totals[0] if len(totals) == 1 else np.concatenate(totals, axis=1)
+        # In two halves by one worker as by many, so that the order of the sum, and thus every bit, is the same.
+        edges = _edges(t.indptr, 2 if len(t.touched) >= _TOUCHES_PER_ITEM * t.n_items else 1)
+        total, *rest = shared_out(some, edges, t.workers)
+        for other in rest:
+            total += other
+        return total
 
     def counts(self) -> Ints:
         return np.asarray(self.touches.distinct * self.touches.vectors.shape[1], np.int64)
@@ -176,8 +179,7 @@ def train(
     def some(first: int, last: int) -> None:
         kernels.train(first, last, *given, *filled)
 
-    edges = np.searchsorted(users.indptr, np.linspace(0, users.n_events, workers + 1)[1:-1])
-    _shared_out(some, np.concatenate([[0], edges, [users.n_users]]))
+    shared_out(some, _edges(users.indptr, workers), workers)
     touches = Touches(
         users.indptr,
         config.epochs,
@@ -195,11 +197,21 @@ def train(
     return CompiledResult(ItemChanges(touches, squares), BiasChanges(touches, bias_squares), personal)
 
 
-def project(users: Interactions, weights: Floats, item_weight: F32, table: F32) -> F32:
+def project(users: Interactions, weights: Floats, item_weight: F32, table: F32, workers: int = 1) -> F32:
     """`fedrec.models.history.project` of ``weights [n_events]`` times those of the items ``[n_items]``."""
-    vectors = np.zeros((users.n_users, table.shape[1]), np.float32)
-    sums.projected(users.indptr, users.items, weights, item_weight, lined(table), vectors)
+    vectors, rows = np.zeros((users.n_users, table.shape[1]), np.float32), lined(table)
+
+    def some(first: int, last: int) -> None:
+        sums.projected(first, last, users.indptr, users.items, weights, item_weight, rows, vectors)
+
+    shared_out(some, _edges(users.indptr, workers), workers)
     return vectors
+
+
+def _edges(indptr: Ints, parts: int) -> Ints:
+    """Where ranges of users begin and end that have about as many events."""
+    inner = np.searchsorted(indptr, np.linspace(0, indptr[-1], parts + 1)[1:-1])
+    return np.concatenate([[0], inner, [len(indptr) - 1]])
 
 
 def lined(rows: F32) -> F32:
@@ -217,12 +229,3 @@ def _zeros(shape: tuple[int, ...], dtype: type[Scalar]) -> npt.NDArray[Scalar]:
     room = np.zeros(size + _LINE, np.uint8)
     start = -room.ctypes.data % _LINE
     return room[start : start + size].view(dtype).reshape(shape)
-
-
-def _shared_out(work: Callable[[int, int], Result], edges: Ints) -> list[Result]:
-    """Do the ranges between the edges, each in a thread of its own."""
-    ranges = [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-    if len(ranges) == 1:
-        return [work(*ranges[0])]
-    with ThreadPoolExecutor(len(ranges)) as pool:
-        return list(pool.map(lambda edge: work(*edge), ranges))

@@ -11,6 +11,8 @@ from fedrec.training.jit import F32, REORDER, Items
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def summed(
+    first: int,
+    last: int,
     weights: Floats,
     indptr: Ints,
     epochs: int,
@@ -22,10 +24,10 @@ def summed(
     numbers: F32,
     total: Floats,
 ) -> None:
-    """Add the users' weighted changes to ``total``, user by user."""
+    """Add the weighted changes of users first … last - 1 to ``total``, user by user."""
     d = total.shape[1]
     vector = np.empty(d)
-    for user in range(len(weights)):
+    for user in range(first, last):
         weight, step, touch = weights[user], steps[user], indptr[user] * epochs * width
         if weight == 0 or step == steps[user + 1]:
             continue
@@ -92,10 +94,19 @@ def listed(
 
 
 @njit(nogil=True, cache=True, fastmath=REORDER, error_model="numpy")
-def projected(indptr: Ints, items: Items, weights: Floats, item_weight: F32, table: F32, vectors: F32) -> None:
-    """Add to each of ``vectors [C, d]`` the user's rows of the table, weighted by event and by item, four at a time."""
+def projected(
+    first: int,
+    last: int,
+    indptr: Ints,
+    items: Items,
+    weights: Floats,
+    item_weight: F32,
+    table: F32,
+    vectors: F32,
+) -> None:
+    """Add to ``vectors`` of users first … last - 1 their rows of the table, weighted by event and by item."""
     d = vectors.shape[1]
-    for user in range(len(vectors)):
+    for user in range(first, last):
         event, end = indptr[user], indptr[user + 1]
         while event + 4 <= end:
             a, b = np.uint64(items[event]), np.uint64(items[event + 1])

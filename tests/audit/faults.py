@@ -25,7 +25,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.splits import split
 from fedrec.engines.simulate import start
 from fedrec.federation import round as rounds
-from fedrec.privacy.mechanism import Mechanism, add_noise
+from fedrec.privacy.mechanism import Mechanism, add_noise, draw_noise
 from fedrec.randomness import Key
 from fedrec.release import Release
 from fedrec.reporting.folder import LEDGER, RunFolder
@@ -36,7 +36,7 @@ from fedrec.training.local import Ints
 from tests.secagg.world import World, replaced, request
 
 Arrays = Mapping[str, Floats]
-Noise = Callable[[Arrays, Release, float, Key, int], dict[str, Floats]]
+Noise = Callable[[Release, float, Key, int], dict[str, Floats]]
 
 CANARIES = 100
 
@@ -71,30 +71,30 @@ def by_interaction(seed: int) -> Experiment:
 
 
 def _noise(planted: Noise) -> AbstractContextManager[Any]:
-    return patch.object(rounds, "add_noise", planted)
+    return patch.object(rounds, "draw_noise", planted)
 
 
 def less_noise(factor: float = 2.0) -> AbstractContextManager[Any]:
-    return _noise(lambda arrays, release, std, key, part: add_noise(arrays, release, std / factor, key, part))
+    return _noise(lambda release, std, key, part: draw_noise(release, std / factor, key, part))
 
 
 def seeds_reused_in_every_round() -> AbstractContextManager[Any]:
-    return _noise(lambda arrays, release, std, key, part: add_noise(arrays, release, std, Key(key.seed), part))
+    return _noise(lambda release, std, key, part: draw_noise(release, std, Key(key.seed), part))
 
 
 def seeds_shared_by_clients() -> AbstractContextManager[Any]:
-    return _noise(lambda arrays, release, std, key, _: add_noise(arrays, release, std, key, 0))
+    return _noise(lambda release, std, key, _: draw_noise(release, std, key, 0))
 
 
 def bare_rows() -> AbstractContextManager[Any]:
     """Noise on touched rows only."""
 
-    def planted(arrays: Arrays, release: Release, std: float, key: Key, part: int) -> dict[str, Floats]:
-        noised = add_noise(arrays, release, std, key, part)
+    def planted(arrays: Arrays, noise: dict[str, Floats]) -> dict[str, Floats]:
+        noised = add_noise(arrays, noise)
         touched = {name: array.reshape(len(array), -1).any(axis=1) for name, array in arrays.items()}
         return {name: (noised[name].T * touched[name]).T for name in noised}
 
-    return _noise(planted)
+    return patch.object(rounds, "add_noise", planted)
 
 
 def no_clip() -> AbstractContextManager[Any]:

@@ -17,7 +17,7 @@ from fedrec.errors import ConfigError, ContributionError, RoundFailedError
 from fedrec.federation import robust
 from fedrec.federation.round import Plan, client_round
 from fedrec.privacy.grid import Grid, to_ring
-from fedrec.privacy.mechanism import Mechanism, ShardSum, add_noise, mask_ready, seeded_noise
+from fedrec.privacy.mechanism import Mechanism, ShardSum, add_noise, draw_noise, mask_ready, seeded_noise
 from fedrec.randomness import Key
 from fedrec.release import Component, Release
 from tests.cases import Case, flat
@@ -120,7 +120,7 @@ def noised(mechanism: Mechanism, release: Release, key: Key, part: int) -> Shard
     if mechanism.grid is None:
         vector = np.zeros(release.size)
         vector[part % release.size] = mechanism.clip_norm
-        return ShardSum(add_noise(release.split(vector), release, mechanism.share_std(1), key, part), 1)
+        return ShardSum(add_noise(release.split(vector), draw_noise(release, mechanism.share_std(1), key, part)), 1)
     integers = np.zeros(release.size, np.int64)
     integers[part % release.size] = int(mechanism.grid.l2)
     noise = seeded_noise(key, part)
