@@ -41,12 +41,15 @@ def _draw(
 
 @njit(fastmath=REORDER, error_model="numpy")
 def _scores(vector: F32, table: F32, bias: F32, samples: Items, scores: F32) -> None:
-    for row in range(len(samples)):
-        for place in range(samples.shape[1]):
-            item, total = samples[row, place], np.float32(0)
-            for part in range(len(vector)):
-                total += vector[part] * table[item, part]
-            scores[row, place] = total + bias[item]
+    flat, out = samples.reshape(-1), scores.reshape(-1)
+    for place in range(0, len(flat), 2):  # two at a time
+        other = min(place + 1, len(flat) - 1)
+        a, b = np.uint64(flat[place]), np.uint64(flat[other])
+        one, two = np.float32(0), np.float32(0)
+        for part in range(len(vector)):
+            one += vector[part] * table[a, part]
+            two += vector[part] * table[b, part]
+        out[place], out[other] = one + bias[a], two + bias[b]
 
 
 @njit(error_model="numpy")
@@ -94,7 +97,7 @@ def _step(
         began = number
         mine = met[indptr[user] : indptr[user + 1]]
         k = _draw(mine, sampling[user], drawing[user], rate, np.uint64(n_items), m, samples)
-        _scores(vectors[user], table, bias, samples[:k], pulls)
+        _scores(vectors[user], table, bias, samples[:k], pulls[:k])
         flat = pulls[:k].reshape(-1)
         if bpr:  # -log sigmoid(positive - negative), summed over the negatives
             for row in range(k):
@@ -110,7 +113,7 @@ def _step(
                 pulls[row, 0] -= _UNIT
             twice = False
             for place in range(m + 1):
-                item = samples[row, place]
+                item = np.uint64(samples[row, place])
                 items[filled] = item
                 filled += last[item] < began
                 twice |= last[item] == number
@@ -119,10 +122,11 @@ def _step(
             factor = _factor(samples, pulls, row, norms[user], clip_norm, twice)
             if factor > 0:  # a sample that overflows costs its user no other
                 for place in range(m + 1):
-                    sums[samples[row, place]] += factor * pulls[row, place]
+                    sums[np.uint64(samples[row, place])] += factor * pulls[row, place]
         for row in range(ends[user], filled):
-            numbers[row] = -scale * sums[items[row]]
-            sums[items[row]] = 0
+            item = np.uint64(items[row])
+            numbers[row] = -scale * sums[item]
+            sums[item] = 0
         ends[user + 1] = filled
     return filled
 
@@ -132,11 +136,11 @@ def _scatter(indptr: Ints, items: Items, numbers: Floats, vectors: Floats, total
     if vectors.shape[1] == 1:
         for user in range(len(vectors)):
             for row in range(indptr[user], indptr[user + 1]):
-                total[items[row], 0] += numbers[row] * vectors[user, 0]
+                total[np.uint64(items[row]), 0] += numbers[row] * vectors[user, 0]
         return
     for user in range(len(vectors)):
         for row in range(indptr[user], indptr[user + 1]):
-            item, number = items[row], numbers[row]
+            item, number = np.uint64(items[row]), numbers[row]
             for part in range(vectors.shape[1]):
                 total[item, part] += number * vectors[user, part]
 

@@ -74,6 +74,10 @@ def public_vectors(users: Interactions, dimension: int) -> F32:
     Guarantees:
         It says nothing of a history, so that a gradient at it depends on one interaction alone.
     """
+    return users.remembered(("public vectors", dimension), lambda: _public_vectors(users, dimension))
+
+
+def _public_vectors(users: Interactions, dimension: int) -> F32:
     streams = _PUBLIC.streams(users.users, Lane.VECTORS)
     vectors = normal(streams[:, None], np.arange(dimension))
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
