@@ -122,8 +122,8 @@ def locked(shared: Shared) -> dict[str, npt.NDArray[Any]]:
 def poisoned(part: Part, user: int, value: float) -> Part:
     """The part with every value of one user replaced; of a factored one, every number that multiplies a vector."""
     if isinstance(part, Touches):
-        begin, end = part.indptr[part.steps[user : user + 2]]
-        return replace(part, numbers=_marked(part.numbers, begin, end, value))
+        touched = np.repeat(part.users == user, np.diff(part.indptr))
+        return replace(part, numbers=np.where(touched, np.float32(value), part.numbers))
     if isinstance(part, ItemChanges | BiasChanges):
         inside, squares = part.touches, _marked(part.squares, user, user + 1, value)
         begin, end = inside.indptr[user : user + 2] * inside.epochs * inside.width

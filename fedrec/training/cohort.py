@@ -2,19 +2,23 @@
 
 A batch of every user goes through the module in one call, mapped over users (`torch.func.vmap`), and one backward pass
 gives every user its own gradient, because a user's loss hangs on no other's numbers. Item tables enter as the rows that
-a user looks at, so nothing is as large as users times catalogue; layers are copied for a block of users at a time.
+a user looks at, so nothing is as large as users times catalogue. In the first step all users have the shared layers, so
+a linear layer is one product for all of them; after it, each of a block's users has its own copy of the layers.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
 from fedrec.contribution import Dense, Part, Rows
 from fedrec.release import Arrays
@@ -24,9 +28,10 @@ _BLOCK_EXAMPLES = 8_192
 """Examples that go through the module together: enough to pay for the calls, few enough to bound the memory."""
 
 _BLOCK_COPIES = 2**22
-"""Numbers in the copies of a module's layers: 16 MB."""
+"""Numbers in a block's copies of the module's layers: 16 MB."""
 
 Tensors = dict[str, Tensor]
+Pairs = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,12 @@ def train(
     learned = {name: np.zeros((n_users, *layer.shape), np.float32) for name, layer in layers.items()}
     with one_thread():
         for users in _blocks(counts, batch_size, sum(layer.numel() for layer in layers.values())):
-            copies = {name: layer.repeat(len(users), *[1] * layer.dim()) for name, layer in layers.items()}
             own = {name: torch.tensor(array[users]) for name, array in personal.items()}
-            block = _Block(module, rows, copies, own, learning_rate)
+            block = _Block(module, layers, rows, own, learning_rate)
             for first, sizes in _batches(examples, counts, users, batch_size):
                 block.step(slots, first, sizes)
-            for name, layer in layers.items():
-                learned[name][users] = copies[name].sub_(layer).numpy()
+            for name, copy in block.copies.items():
+                learned[name][users] = copy.sub_(layers[name]).numpy()
     indptr = np.concatenate([[0], np.cumsum(np.bincount(touching, minlength=n_users))])
     parts: dict[str, Part] = {
         name: Rows(indptr, touched, np.subtract(rows[name].numpy(), start[name]), n_items) for name in tables
@@ -125,20 +129,22 @@ class _Block:
 
     Attributes:
         module: what they train.
+        layers: its parameters, shared.
         rows: all users' rows of the tables, changed in place.
-        layers: the users' copies of the module's parameters ``[C, ...]``, changed in place.
         own: what the users keep ``[C, ...]``, changed in place.
         learning_rate: step size.
+        copies: each user's own layers ``[C, ...]``; empty before the first step.
     """
 
     module: nn.Module
-    rows: Tensors
     layers: Tensors
+    rows: Tensors
     own: Tensors
     learning_rate: float
+    copies: Tensors = field(default_factory=dict)
 
     def step(self, slots: Ints, first: Ints, sizes: Ints) -> None:
-        """One batch of the block's first A users.
+        """One batch of the block's first A users; in the first step, of all.
 
         Args:
             slots: each example's rows ``[N, k]``.
@@ -150,27 +156,96 @@ class _Block:
         weights = torch.from_numpy((position < sizes[:, None]).astype(np.float32))
         batch = torch.from_numpy(slots[filled])  # [A, B, k]
         flat, n = batch.view(-1), len(sizes)
-        rows = _leaves(
-            {
-                name: table.index_select(0, flat).view(*batch.shape, *table.shape[1:])
-                for name, table in self.rows.items()
-            }
-        )
-        layers = _leaves({name: layer[:n] for name, layer in self.layers.items()})
-        own = _leaves({name: array[:n] for name, array in self.own.items()})
-        total = vmap(self._loss)(layers, rows, own, weights).sum()
-        leaves = [*layers.values(), *own.values(), *rows.values()]
-        gradients = torch.autograd.grad(total, leaves, materialize_grads=True)
-        for array, gradient in zip([*self.layers.values(), *self.own.values()], gradients, strict=False):
-            array[:n].sub_(gradient, alpha=self.learning_rate)
-        for table, gradient in zip(self.rows.values(), gradients[-len(rows) :], strict=True):
-            steps = gradient.reshape(len(flat), *table.shape[1:]) * -self.learning_rate
-            index = flat.view(-1, *[1] * (steps.dim() - 1)).expand_as(steps)
-            table.scatter_add_(0, index, steps)  # five times as fast as index_add_
+        rows = {
+            name: table.index_select(0, flat).view(*batch.shape, *table.shape[1:]) for name, table in self.rows.items()
+        }
+        own = {name: array[:n] for name, array in self.own.items()}
+        if self.copies:
+            layers = {name: copy[:n] for name, copy in self.copies.items()}
+        else:
+            layers = {name: layer.expand(n, *layer.shape) for name, layer in self.layers.items()}
+        of_layers, of_rows, of_own = self._steps(layers, rows, own, weights, shared=not self.copies)
+        if self.copies:
+            for name, copy in self.copies.items():
+                copy[:n].add_(of_layers[name])
+        else:
+            self.copies.update({name: (layer + of_layers[name]).contiguous() for name, layer in self.layers.items()})
+        for name, array in own.items():
+            array.add_(of_own[name])
+        for name, table in self.rows.items():
+            step = of_rows[name].reshape(len(flat), *table.shape[1:])
+            index = flat.view(-1, *[1] * (step.dim() - 1)).expand_as(step)
+            table.scatter_add_(0, index, step)  # five times as fast as index_add_
 
-    def _loss(self, layers: Tensors, rows: Tensors, own: Tensors, weights: Tensor) -> Tensor:
-        loss: Tensor = functional_call(self.module, layers, (rows, own, weights))
-        return loss
+    def _steps(
+        self, layers: Tensors, rows: Tensors, own: Tensors, weights: Tensor, *, shared: bool
+    ) -> tuple[Tensors, Tensors, Tensors]:
+        """What a step adds to each of the arrays ``[A, ...]``; ``shared`` where the layers are the module's own."""
+        layers, rows, own = _leaves(layers), _leaves(rows), _leaves(own)
+        common, used = _leaves(self.layers if shared else {}), list[tuple[str, str | None]]()
+
+        def run(layers: Tensors, rows: Tensors, own: Tensors, weights: Tensor) -> tuple[Tensor, Pairs]:
+            with _Linears({id(layers[name]): (name, layer) for name, layer in common.items()}) as linears:
+                loss: Tensor = functional_call(self.module, layers, (rows, own, weights))
+            used.extend(linears.used)
+            return loss, linears.pairs
+
+        losses, pairs = vmap(run)(layers, rows, own, weights)
+        leaves = [*layers.values(), *rows.values(), *own.values()]
+        scale = torch.full_like(losses, -self.learning_rate)
+        wanted = [*leaves, *(output for _, output in pairs)]
+        found = torch.autograd.grad(losses, wanted, scale, allow_unused=True)
+        errors = found[len(leaves) :]
+        if any(error is None for error in errors):  # an output of no use, or the same for all users
+            return self._steps(layers, rows, own, weights, shared=False)
+        steps = (torch.zeros_like(leaf) if step is None else step for leaf, step in zip(leaves, found, strict=False))
+        of_layers, of_rows, of_own = ({name: next(steps) for name in tensors} for tensors in (layers, rows, own))
+        for weight, offset in dict.fromkeys(used):
+            places = [place for place, names in enumerate(used) if names == (weight, offset)]
+            given = torch.cat([pairs[place][0].detach().flatten(1, -2) for place in places], dim=1)
+            error = torch.cat([errors[place].flatten(1, -2) for place in places], dim=1)
+            of_layers[weight] = of_layers[weight] + error.mT @ given
+            if offset is not None:
+                of_layers[offset] = of_layers[offset] + error.sum(dim=1)
+        return of_layers, of_rows, of_own
+
+
+class _Linears(TorchFunctionMode):
+    """Lets linear layers run on shared weights, and keeps what each user's own gradient is made of.
+
+    It is the sum over positions of errors times inputs (Goodfellow 2015): one product for a layer, however often it
+    runs, where autograd would add up one for each time.
+
+    Args:
+        shared: by the id of what the module sees, the name and the shared tensor.
+
+    Attributes:
+        used: names of weight and offset, for each call.
+        pairs: a user's input ``[..., B, i]`` and output ``[..., B, o]`` of each.
+    """
+
+    def __init__(self, shared: Mapping[int, tuple[str, Tensor]]) -> None:
+        super().__init__()
+        self.shared = shared
+        self.used: list[tuple[str, str | None]] = []
+        self.pairs: Pairs = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self._linear(*args, **(kwargs or {})) if func is linear else func(*args, **(kwargs or {}))
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002 - torch's name
+        if id(weight) not in self.shared:
+            return linear(input, weight, bias)
+        name, weight = self.shared[id(weight)]
+        offset, common = self.shared.get(id(bias), (None, None))
+        given = input[None] if input.dim() == 1 else input
+        output = linear(given, weight, common)
+        self.used.append((name, offset))
+        self.pairs.append((given, output))
+        result = output[0] if input.dim() == 1 else output
+        return result if offset is not None or bias is None else result + bias
 
 
 def _leaves(tensors: Tensors) -> Tensors:

@@ -147,6 +147,49 @@ def test_a_sequence_model_learns_what_a_plain_loop_learns(name: str) -> None:
     assert found["table"].squared_norms()[0] > 0
 
 
+class Odd(torch.nn.Module):
+    """A layer that runs on one position and on all, by keyword, tied to another use; sums that share their gradient."""
+
+    square: torch.Tensor
+    offset: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+
+    def __init__(self, *, unused: bool, same: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        for name, shape in {"square": (D, D), "offset": (D,), "first": (D,), "second": (D,), "idle": (2,)}.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.randn(shape, generator=generator)))
+        self.unused, self.same = unused, same
+
+    def forward(self, rows: Any, own: Any, weights: torch.Tensor) -> torch.Tensor:
+        layer = torch.nn.functional.linear
+        square, offset = self.square, self.offset
+        table = rows["table"][:, 0]
+        hidden = layer(torch.ones(D) if self.same else own["offset"], weight=square)
+        hidden = layer(hidden, square, bias=offset).tanh()
+        if self.unused:
+            layer(table, square)
+        sums = self.first + self.second
+        scores = (layer(table, square, sums * 2) * (hidden + sums)).sum(-1) + square.sum() + sums.sum()
+        loss: torch.Tensor = ((scores.tanh() + rows["bias"][:, 0]) * weights).sum()
+        return loss
+
+
+@pytest.mark.parametrize(("unused", "same"), [(False, False), (True, False), (False, True)])
+def test_however_a_module_uses_its_layers_it_learns_what_a_plain_loop_learns(unused: bool, same: bool) -> None:
+    """A name of the layers' for what a user keeps, too; three steps, of which the first runs on shared layers."""
+    module, items = Odd(unused=unused, same=same), np.random.default_rng(4).integers(N_ITEMS, size=(20, 1))
+    examples, tables = (
+        cohort.Examples(np.array([0, 8, 9, 9, 20]), items),
+        {name: shared()[name] for name in ("table", "bias")},
+    )
+    work = torch_models.Work(module, module, tables, {"offset": vectors()[:4]}, examples, 4, 0.1)
+    sums, found = [work.one_by_one(n) for n in range(5)], work.at_once()
+    for user in range(4):
+        assert_same(of_user(found, user, 4), {name: sums[user + 1][name] - sums[user][name] for name in sums[0]}, 1e-5)
+
+
 def test_a_benchmark_that_does_other_work_is_found() -> None:
     work = torch_models.works(SEQUENCES)["gru"]()
     torch_models.check("gru", work, 5)

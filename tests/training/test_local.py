@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedrec.config import TrainingConfig
 from fedrec.data.interactions import Catalogue, Interactions
 from fedrec.randomness import Key, Lane, below, bits
-from fedrec.training import local
+from fedrec.training import batches, local
 from fedrec.training.local import LocalResult, draw_negatives, train
 
 Loss = Literal["bpr", "bce"]
@@ -170,26 +170,42 @@ def test_all_at_once_equals_one_by_one() -> None:
     assert_alike(together, alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("block", [1, 7, 100])
-def test_blocks_do_not_matter(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, 9, 40])
+def test_how_many_are_computed_together_does_not_matter(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     users = many()
     args: Any = (*shared(40), personal(users.n_users), users, CONFIG, "bce", KEY)
-    whole = train(*args)
-    assert len(local._blocks(users.indptr)) == 1
-    monkeypatch.setattr(local, "_BLOCK_EVENTS", block)
-    assert len(local._blocks(users.indptr)) > 5
+    whole, calls = train(*args), len(batches.calls(users.counts, CONFIG))
+    monkeypatch.setattr(batches, "_AT_ONCE", at_once)
+    assert len(batches.calls(users.counts, CONFIG)) > calls + 5
     parts = train(*args)
     assert_alike(dense(parts), dense(whole), atol=1e-6)
-    np.testing.assert_array_equal(parts.items.items, whole.items.items)
     np.testing.assert_array_equal(parts.items.counts(), whole.items.counts())
 
 
-def test_every_block_holds_whole_users_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_BLOCK_EVENTS", 5)
-    for counts in ([], [0], [0, 0, 0], [1, 20, 0, 0, 3, 3, 3], [0, 4, 4, 0]):
-        indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        blocks = local._blocks(indptr)
-        assert [user for first, last in blocks for user in range(first, last)] == list(range(len(counts)))
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 3), st.integers(1, 9), st.integers(1, 60))
+def test_every_positive_is_in_one_batch_of_its_user_in_order(
+    counts: list[int], epochs: int, batch: int, at_once: int
+) -> None:
+    config = TrainingConfig(epochs=epochs, batch_size=batch, negatives=2)
+    indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "_AT_ONCE", at_once)
+        calls = batches.calls(np.diff(indptr), config)
+    found: list[list[int]] = [[] for _ in counts]
+    step = touch = 0
+    for call in calls:
+        assert call.steps == slice(step, step + len(call.users))
+        assert call.touches == slice(touch, touch + 3 * call.width * len(call.users))
+        assert (call.sizes <= call.width).all()
+        assert (2 * call.sizes > call.width).all()
+        assert len(call.users) == len(set(call.users.tolist())) <= max(1, at_once // call.width)
+        step, touch = call.steps.stop, call.touches.stop
+        for user, first, size in zip(call.users, call.first, call.sizes, strict=True):
+            assert size == batch or (len(found[user]) + size) % counts[user] == 0
+            found[user].extend(range(first, first + size))
+    for user, count in enumerate(counts):
+        begin = int(indptr[user]) * epochs
+        assert found[user] == list(range(begin, begin + count * epochs))
 
 
 def test_nothing_given_is_changed() -> None:
@@ -273,3 +289,12 @@ def test_the_order_is_a_permutation_in_every_epoch_and_always_another() -> None:
         for other in orders[:at]:
             # a permutation has one fixed point on average, with variance 1: 60 users, 8 deviations
             assert (order == other).sum() < 60 + 8 * np.sqrt(60)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 15)), max_size=40), st.integers(4, 62))
+def test_ascending_is_a_stable_sort_also_where_bits_are_cut_off(pairs: list[tuple[int, int]], bits_: int) -> None:
+    pairs.sort(key=lambda pair: pair[0])
+    groups, values = np.array(pairs, np.int64).reshape(-1, 2).T
+    for shift in (0, bits_ - 4):  # what tells values apart is among the lowest bits, or the highest
+        found = batches.ascending(groups, values << shift, bits_)
+        np.testing.assert_array_equal(found, np.lexsort((values, groups)))
