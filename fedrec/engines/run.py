@@ -13,6 +13,7 @@ import numpy as np
 from fedrec.config import Experiment
 from fedrec.data.interactions import Ints
 from fedrec.engines.base import Collected, Engine
+from fedrec.engines.keeping import Keeper, keeping
 from fedrec.errors import (
     BudgetExceededError,
     ContributionError,
@@ -101,7 +102,7 @@ def run_rounds(
     measure: Measure | None = None,
     deployment: Deployment | None = None,
 ) -> State:
-    """Every round that is left, each recorded before its checkpoint, so that a crash repeats at most one.
+    """Every round that is left, each recorded before its checkpoint; a `Keeper` says what a crash repeats.
 
     Args:
         federation: what is run.
@@ -120,53 +121,54 @@ def run_rounds(
         RoundFailedError: when a round found too few clients in every attempt.
     """
     real, recorded = (False, _nothing) if deployment is None else (True, deployment.recorded)
-    state = _continue_from(federation, folder, ledger, real=real)
-    recorded()
-    progress.start(federation.rounds, state.round)
-    failure, released = None, 0
-    while state.round < federation.rounds:
-        looked = time.perf_counter()
-        recruited = None if deployment is None else deployment.recruit(state.round + 1, state.attempt)
-        began = time.perf_counter()
-        plan = federation.plan(state.round + 1, state.attempt, None if recruited is None else recruited.users)
-        reach("run.planned")
-        _reserve(ledger, plan, {} if recruited is None else {"clients": recruited.clients}, failure)
-        reach("run.reserved")
+    with keeping(federation, folder, ledger, real=real) as keeper:
+        state = _continue_from(federation, folder, ledger, keeper, real=real)
         recorded()
-        survivors = 0
-        try:
-            collected = engine.collect(plan, state.shared)
-            survivors = sum(shard.n_users for shard in collected.shards)
-            reach("run.collected")
-            after = federation.finish(state, plan, collected.shards)
-        except (RoundFailedError, ContributionError) as error:
-            failure = error
-            _close(ledger, plan, "release" if isinstance(error, NothingAskedError) else "abort", survivors)
-            recorded()
-            state = _failed(federation, ledger, state, real=real)
-            _save(federation, folder, ledger, state)
-            if deployment is not None and isinstance(error, NothingAskedError):
-                released += 1
-                deployment.wait(plan, error, released)
-            continue
+        progress.start(federation.rounds, state.round)
         failure, released = None, 0
-        seconds = time.perf_counter() - began
-        reach("run.aggregated")
-        _close(ledger, plan, "commit", survivors, after.shared)
-        reach("run.committed")
-        recorded()
-        due = plan.round % federation.experiment.evaluation.every == 0 or plan.round == federation.rounds
-        metrics = measure(after.shared) if measure is not None and due else None
-        epsilon = ledger.spent() if plan.mechanism.private else None
-        waited = {"waiting_s": began - looked} if real else {}
-        folder.append_round(_line(plan, collected, survivors, seconds, epsilon, metrics) | waited)
-        reach("run.recorded")
-        state = after
-        _save(federation, folder, ledger, state)
-        reach("run.saved")
-        if deployment is not None:
-            deployment.publish(state)
-        progress.update(plan.round, headline(metrics), epsilon, ledger.budget)
+        while state.round < federation.rounds:
+            looked = time.perf_counter()
+            recruited = None if deployment is None else deployment.recruit(state.round + 1, state.attempt)
+            began = time.perf_counter()
+            plan = federation.plan(state.round + 1, state.attempt, None if recruited is None else recruited.users)
+            reach("run.planned")
+            _reserve(ledger, plan, {} if recruited is None else {"clients": recruited.clients}, failure)
+            reach("run.reserved")
+            recorded()
+            survivors = 0
+            try:
+                collected = engine.collect(plan, state.shared)
+                survivors = sum(shard.n_users for shard in collected.shards)
+                reach("run.collected")
+                after = federation.finish(state, plan, collected.shards)
+            except (RoundFailedError, ContributionError) as error:
+                failure = error
+                _close(ledger, plan, "release" if isinstance(error, NothingAskedError) else "abort", survivors)
+                recorded()
+                state = _failed(federation, ledger, state, real=real)
+                keeper.keep(state, at_once=True)  # what failed may not fail again
+                if deployment is not None and isinstance(error, NothingAskedError):
+                    released += 1
+                    deployment.wait(plan, error, released)
+                continue
+            failure, released = None, 0
+            seconds = time.perf_counter() - began
+            reach("run.aggregated")
+            _close(ledger, plan, "commit", survivors, after.shared)
+            reach("run.committed")
+            recorded()
+            due = plan.round % federation.experiment.evaluation.every == 0 or plan.round == federation.rounds
+            metrics = measure(after.shared) if measure is not None and due else None
+            epsilon = ledger.spent(until=(plan.round, plan.attempt)) if plan.mechanism.private else None
+            waited = {"waiting_s": began - looked} if real else {}
+            keeper.record(_line(plan, collected, survivors, seconds, epsilon, metrics) | waited)
+            reach("run.recorded")
+            state = after
+            keeper.keep(state)
+            reach("run.saved")
+            if deployment is not None:
+                deployment.publish(state)
+            progress.update(plan.round, headline(metrics), epsilon, ledger.budget)
     return state
 
 
@@ -237,7 +239,7 @@ def train_quietly(federation: Federation, engine: Engine) -> State:
     return state
 
 
-def _continue_from(federation: Federation, folder: RunFolder, ledger: Ledger, *, real: bool) -> State:
+def _continue_from(federation: Federation, folder: RunFolder, ledger: Ledger, keeper: Keeper, *, real: bool) -> State:
     """The checkpoint's state with the records brought in line with it, or a fresh start."""
     if not folder.has(names.CHECKPOINT):
         if folder.rounds() or ledger.noise_multipliers():
@@ -245,13 +247,13 @@ def _continue_from(federation: Federation, folder: RunFolder, ledger: Ledger, *,
                 f"'{folder.root}' has lost its {names.CHECKPOINT}; start the run again in a new folder."
             )
         state = federation.start()
-        _save(federation, folder, ledger, state)
+        keeper.keep(state, at_once=True)
         return state
     where = str(folder.path(names.CHECKPOINT))
     state, ledger_size = checkpoint.load(folder.read_bytes(names.CHECKPOINT), federation.experiment, where)
-    if ledger_size > len(ledger.lines):
+    if ledger_size > ledger.size:
         raise LedgerError(
-            f"'{ledger.path}' holds {len(ledger.lines)} lines where the checkpoint knows {ledger_size}: "
+            f"'{ledger.path}' holds {ledger.size} lines where the checkpoint knows {ledger_size}: "
             "events are missing, so this run cannot be continued."
         )
     folder.truncate_rounds(state.round)
@@ -267,10 +269,6 @@ def _continue_from(federation: Federation, folder: RunFolder, ledger: Ledger, *,
 def _failed(federation: Federation, ledger: Ledger, state: State, *, real: bool) -> State:
     """The state before the next attempt; see `run_rounds` for which of those before it count."""
     return federation.failed(state, ledger.released(state.round + 1) if real else 0)
-
-
-def _save(federation: Federation, folder: RunFolder, ledger: Ledger, state: State) -> None:
-    folder.write_bytes(names.CHECKPOINT, checkpoint.dump(state, federation.experiment, len(ledger.lines)))
 
 
 def headline(metrics: dict[str, Any] | None) -> float | None:

@@ -25,6 +25,8 @@ LIST = 10
 
 _KEPT = 1 << 23  # sampled negatives of a view that are kept from round to round; more are drawn anew
 
+_REMEMBERED = 1 << 25  # scores of a view whose blocks are kept from round to round, with what models remember of them
+
 _TEST_DRAWS = 1 << 32  # validation and test draw their negatives from different counters of a user's stream
 
 
@@ -59,6 +61,7 @@ class _View:
     published: Ints | None
     first: int
     drawn: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict)  # sampled negatives, by a block's first user
+    blocks: dict[int, tuple[Interactions, Interactions]] = field(default_factory=dict)  # known and held, likewise
 
 
 class Evaluator:
@@ -166,16 +169,25 @@ class Evaluator:
             first=_TEST_DRAWS if last else 0,
         )
 
-    def _blocks(self, n_users: int) -> Iterator[Ints]:
-        size = max(1, ranking.BLOCK // max(self._split.train.n_items, 1))
+    def _blocks(self, view: _View) -> Iterator[tuple[Ints, Interactions, Interactions]]:
+        """A view block by block: positions in it, what is known and what is held out.
+
+        Validation, which every round looks at, keeps them where it is small: models remember with a block what the data
+        alone give (`Interactions.remembered`).
+        """
+        n_users, n_items = len(view.positions), self._split.train.n_items
+        size = max(1, ranking.BLOCK // max(n_items, 1))
         for start in range(0, n_users, size):
-            yield np.arange(start, min(start + size, n_users))
+            block = np.arange(start, min(start + size, n_users))
+            known, held = view.blocks.get(start) or (view.known.take(block), view.held.take(block))
+            if view is self._validation and n_users * n_items <= _REMEMBERED:
+                view.blocks[start] = known, held
+            yield block, known, held
 
     def _rank(self, view: _View, scorer: Scorer, *, lists: bool) -> Ranking:
         full, sampled, n_sampled = [], [], []
         gathered = ListMetrics(self_information(self._split.train), self._split.train.catalogue) if lists else None
-        for block in self._blocks(len(view.positions)):
-            profiles, held = view.known.take(block), view.held.take(block)
+        for block, profiles, held in self._blocks(view):
             scores = ranking.block_of_scores(scorer, profiles)
             ties = self._key.streams(profiles.users, Lane.TIES)
             ranks = ranking.full_ranks(scores, held, ties)

@@ -93,7 +93,7 @@ class ContentKernel:
             np.matmul(spread[year], self.genres[by_year[first:last]].T, out=out[:, first:last])
         place = np.empty_like(by_year)
         place[by_year] = np.arange(len(by_year))
-        return out[:, place]
+        return np.take(out, place, axis=1)  # row by row, as scores are read; indexing would give column by column
 
     def _mass(self, users: Interactions, weights: F64) -> F64:
         """The weight of each year and genre in a profile, ``[Y * C, G]``."""

@@ -24,7 +24,6 @@ from fedrec.training import clipped
 from fedrec.training.local import Learned, train
 from fedrec.training.samples import public_vectors
 
-
 _REMEMBERED = 1 << 22
 """Scores by content, which are the same in every round, that are kept with the histories they come from."""
 
@@ -169,12 +168,12 @@ class Mf(Recommender):
     def personalise(self, shared: Shared, users: Interactions) -> Personal:
         weights, weight = recency_weights(users, self.config.recency), self.config.content_weight
 
-        def content() -> F32:
+        def scored() -> F32:
             return content_scores(weight, users, weights)
 
         few = users.n_users * users.n_items <= _REMEMBERED
-        kept = users.remembered(("content", self.config.recency, weight), content) if few else content()
-        return {"vector": self._vectors(shared, users, weights), "content": kept}
+        content = users.remembered(("content", self.config.recency, weight), scored) if few else scored()
+        return {"vector": self._vectors(shared, users, weights), "content": content}
 
     def score(self, shared: Shared, personal: Personal) -> npt.NDArray[np.float32]:
         if "table" not in shared:  # after a round of popularity alone

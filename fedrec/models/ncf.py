@@ -52,8 +52,8 @@ class Ncf(Recommender):
 
     The two paths share their vectors, and the MLP starts at zero: alone, it would hardly learn a product (Rendle et al.
     2020). The user vector is the own profile on the item table, so a device keeps nothing between rounds. Local
-    training is torch's, of many users at once where the whole update is clipped, and Opacus's where samples are;
-    scoring is NumPy.
+    training is Opacus's, a user at a time and clipped by samples; with ``training.backend = "torch"``, where the whole
+    update is clipped (unit ``user``), it is plain steps of many users at once. Scoring is NumPy.
 
     Guarantees: a user's whole delta, all arrays together, has norm at most the clip norm.
     """

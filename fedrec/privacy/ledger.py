@@ -54,9 +54,9 @@ class Ledger:
     """The events of one run, in a file that one process writes.
 
     Guarantees:
-        What `reserve` has returned for, outside of a `batch`, is on the disk and stays charged after a crash; a line
-        that a crash cut short was not acknowledged, does not count and is written over. The budget holds for the
-        opening's unit, also when a later event depends on earlier results.
+        What `reserve` has returned for, outside of a `batch`, is on the disk and stays charged after a crash; inside of
+        one, once `flush` has returned. A line that a crash cut short was not acknowledged, does not count and is
+        written over. The budget holds for the opening's unit, also when a later event depends on earlier results.
 
     Args:
         path: the file; created with ``opening`` if absent, else read, verified and continued.
@@ -95,6 +95,11 @@ class Ledger:
     @property
     def lines(self) -> tuple[bytes, ...]:
         return tuple(self._lines)
+
+    @property
+    def size(self) -> int:
+        """How many lines there are."""
+        return len(self._lines)
 
     def reserve(self, round_: int, attempt: int, description: Mapping[str, Any], events: Mapping[str, Event]) -> None:
         """Charge an attempt before any client is asked. An attempt already reserved (a resumed run) is charged once.
@@ -168,13 +173,19 @@ class Ledger:
         """How many attempts at a round were released."""
         return sum(not one.charged for (known, _), one in self._attempts.items() if known == round_)
 
-    def events(self, unit: str | None = None) -> list[Event]:
-        """What every charged attempt costs at a unit (default: the opening's), in order."""
-        return [one.events[unit or self.unit] for one in self._attempts.values() if one.charged]
+    def events(self, unit: str | None = None, until: tuple[int, int] | None = None) -> list[Event]:
+        """What every charged attempt costs, in order.
 
-    def spent(self, unit: str | None = None) -> float:
-        """Epsilon so far by the filter that decides refusals."""
-        return filter_epsilon(self.events(unit), self.delta)
+        Args:
+            unit: at which unit; the opening's by default.
+            until: the last round and attempt to count; a resumed run may repeat what the ledger knows already.
+        """
+        known = self._attempts.items()
+        return [one.events[unit or self.unit] for at, one in known if one.charged and (until is None or at <= until)]
+
+    def spent(self, unit: str | None = None, until: tuple[int, int] | None = None) -> float:
+        """Epsilon so far by the filter that decides refusals; see `events`."""
+        return filter_epsilon(self.events(unit, until), self.delta)
 
     def epsilon(self, unit: str | None = None) -> float:
         """Epsilon so far by the accountant of reports."""
@@ -195,47 +206,26 @@ class Ledger:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """One flush to the disk for every line inside. None of them is safe before the end: ask no client earlier."""
+        """One flush to the disk for every line inside. None of them is safe before it: ask no client earlier."""
         self._batching = True
         try:
             yield
         finally:
             self._batching = False
-            self._flush()
+            if not self._failed:
+                self.flush()
 
-    def _find(self, round_: int, attempt: int) -> _Attempt | None:
-        """An attempt on record. After a failed write the file is what counts, and this object knows more than it."""
-        if self._failed:
-            raise LedgerError(f"'{self.path}' could not be written before; open it anew.")
-        return self._attempts.get((round_, attempt))
+    def flush(self) -> None:
+        """Write the lines that wait, and wait until they are on the disk.
 
-    def _append(self, record: Record, events: Mapping[str, Event] | None = None) -> None:
-        """Write one line; unless in a batch, wait until it is on the disk: a charge must survive a crash."""
-        line = canonical_json({**record, "prev": self._head})
-        self._take(line, record, events or {})
-        self._pending.append(line + b"\n")
-        if not self._batching:
-            self._flush()
-
-    def _take(self, line: bytes, record: Record, events: Mapping[str, Event]) -> None:
-        """Add a line that is written, or about to be, to what is known."""
-        if record["type"] == "reserve":
-            self._last = (record["round"], record["attempt"])
-            self._attempts[self._last] = _Attempt(len(self._lines), events)
-            self._filter.add(events[self.unit])
-        elif record["type"] != "open":
-            known = self._attempts[record["round"], record["attempt"]]
-            known.ended = record
-            if not known.charged:
-                self._filter.remove(known.events[self.unit])
-        self._lines.append(line)
-        self._head = hashlib.sha256(line).hexdigest()
-
-    def _flush(self) -> None:
-        """Write the lines that wait."""
+        Raises:
+            LedgerError: if that fails, or failed before.
+        """
+        self._check_written()
         if not self._pending:
             return
-        content, self._pending, self._failed = b"".join(self._pending), [], True
+        content, self._failed = b"".join(self._pending), True
+        self._pending.clear()
         try:
             with self.path.open("ab") as file:
                 if file.tell() != self._end:
@@ -254,6 +244,38 @@ class Ledger:
             raise LedgerError(f"Cannot write '{self.path}': {reason}; free some space and try again.") from error
         self._size += len(content)
         self._end, self._failed = self._size, False
+
+    def _find(self, round_: int, attempt: int) -> _Attempt | None:
+        """An attempt on record."""
+        self._check_written()
+        return self._attempts.get((round_, attempt))
+
+    def _check_written(self) -> None:
+        """After a failed write the file is what counts, and this object knows more than it."""
+        if self._failed:
+            raise LedgerError(f"'{self.path}' could not be written before; open it anew.")
+
+    def _append(self, record: Record, events: Mapping[str, Event] | None = None) -> None:
+        """Write one line; unless in a batch, wait until it is on the disk: a charge must survive a crash."""
+        line = canonical_json({**record, "prev": self._head})
+        self._take(line, record, events or {})
+        self._pending.append(line + b"\n")
+        if not self._batching:
+            self.flush()
+
+    def _take(self, line: bytes, record: Record, events: Mapping[str, Event]) -> None:
+        """Add a line that is written, or about to be, to what is known."""
+        if record["type"] == "reserve":
+            self._last = (record["round"], record["attempt"])
+            self._attempts[self._last] = _Attempt(len(self._lines), events)
+            self._filter.add(events[self.unit])
+        elif record["type"] != "open":
+            known = self._attempts[record["round"], record["attempt"]]
+            known.ended = record
+            if not known.charged:
+                self._filter.remove(known.events[self.unit])
+        self._lines.append(line)
+        self._head = hashlib.sha256(line).hexdigest()
 
 
 def _content(record: Record) -> dict[str, Any]:

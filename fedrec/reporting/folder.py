@@ -165,8 +165,8 @@ class RunFolder:
             return value
         raise RunFolderError(f"'{self.path(SUMMARY)}' is damaged (not a JSON object): {self._remedy('')}.")
 
-    def append_round(self, line: Mapping[str, Any]) -> None:
-        """Append one line to ``rounds.jsonl``, on the disk before this returns.
+    def append_round(self, line: Mapping[str, Any], *, sync: bool = True) -> None:
+        """Append one line to ``rounds.jsonl``; on the disk before this returns, or else once `sync_rounds` has.
 
         Raises:
             RunFolderError: when it cannot be written; the lines before it are intact.
@@ -174,16 +174,31 @@ class RunFolder:
         data = json.dumps(plain(line), allow_nan=False).encode() + b"\n"
         path = self.path(ROUNDS)
         try:
-            with path.open("ab", buffering=0) as file:  # a buffer that met a full disk would write again when closed
-                end = len(_whole(path.read_bytes()))
+            with path.open("a+b", buffering=0) as file:  # a buffer that met a full disk would write again when closed
+                end = _end_of_lines(file)
                 file.truncate(end)
                 try:
                     _write_all(file, data)
                     reach("folder.round-written")
-                    os.fsync(file.fileno())
+                    if sync:
+                        os.fsync(file.fileno())
                 except OSError:
                     file.truncate(end)
                     raise
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    def sync_rounds(self) -> None:
+        """Wait until what ``rounds.jsonl`` holds is on the disk.
+
+        Raises:
+            RunFolderError: when that fails.
+        """
+        path = self.path(ROUNDS)
+        try:
+            if path.exists():
+                with path.open("ab") as file:
+                    os.fsync(file.fileno())
         except OSError as error:
             raise write_error(path, error) from error
 
@@ -281,6 +296,16 @@ def _refuse_used(path: Path) -> None:
     if used:
         advice = f"choose another --out or continue it with --resume {path}"
         raise RunFolderError(f"The run folder '{path}' exists already and is not empty: {advice}.")
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the whole lines end; a file that ends with one need not be read."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    if file.read(1) in (b"", b"\n"):
+        return size
+    file.seek(0)
+    return len(_whole(file.read()))
 
 
 def _whole(data: bytes) -> bytes:

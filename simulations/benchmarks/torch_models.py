@@ -49,9 +49,11 @@ class Sequence(nn.Module):
 
     def forward(self, rows: Tensors, _own: Tensors, weights: Tensor) -> Tensor:
         """From the rows ``[L, 3, d]`` of each position's item, the next one, and one that is not."""
-        out = self.outputs(rows["table"][:, 0])
-        scores = (rows["table"][:, 1:] * out[:, None]).sum(dim=-1) + rows["bias"][:, 1:]
-        return ((softplus(-scores[:, 0]) + softplus(scores[:, 1])) * weights).sum()
+        given, wanted, other = rows["table"].unbind(1)  # not by index: its backward fills arrays of zeros
+        _, of_wanted, of_other = rows["bias"].unbind(1)
+        out = self.outputs(given)
+        positive, negative = (wanted * out).sum(dim=-1) + of_wanted, (other * out).sum(dim=-1) + of_other
+        return ((softplus(-positive) + softplus(negative)) * weights).sum()
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """``[L, d]`` of ``[L, d]``, each of its own and earlier positions."""

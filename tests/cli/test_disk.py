@@ -35,7 +35,7 @@ def whole(place: Path) -> Path:
     [
         (500, "experiment.toml", 2, set()),
         (1200, "checkpoint.safetensors", 2, {"experiment.toml", "ledger.jsonl"}),
-        (2500, "ledger.jsonl", 1, {"experiment.toml", "ledger.jsonl", "rounds.jsonl", "checkpoint.safetensors"}),
+        (2500, "rounds.jsonl", 2, {"experiment.toml", "ledger.jsonl", "rounds.jsonl", "checkpoint.safetensors"}),
         (
             20_000,
             "report.html",

@@ -110,6 +110,15 @@ def test_the_scorer_keeps_its_own_array() -> None:
     assert block_of_scores(lambda _: shared, build([[2], [3]]))[0, 3] == 3
 
 
+def test_scores_that_stand_column_by_column_are_ranked_alike() -> None:
+    scores = np.random.default_rng(0).random((3, N_ITEMS))
+    profiles = build([[0, 2], [1], [4]])
+    one = block_of_scores(lambda _: scores, profiles)
+    other = block_of_scores(lambda _: np.asfortranarray(scores), profiles)
+    np.testing.assert_array_equal(one, other)
+    assert np.isneginf(one).sum() == profiles.n_events
+
+
 def test_a_held_out_item_in_the_history_is_refused() -> None:
     block = block_of_scores(lambda _: np.zeros((1, N_ITEMS)), build([[2, 4]]))
     with pytest.raises(DataError, match="held-out item of user 0 is also in that user's history"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from fedrec.engines.fleet import Fleet
 from fedrec.errors import ConfigError, MissingExtraError
-from fedrec.models import base
+from fedrec.models import base, mf
 from fedrec.privacy.accounting import composed_mu, gaussian_epsilon
 from fedrec.privacy.mechanism import clip_and_sum
 from fedrec.randomness import Key
@@ -227,3 +228,23 @@ def test_a_spectral_start_scores_what_a_random_one_cannot() -> None:
             state = federation.finish(state, plan, shards)
         values[start] = bpr(case, federation.model, state.shared)
     assert values["spectral"] < values["random"]
+
+
+def test_scores_by_content_are_computed_once_for_the_same_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They depend on no round; where there are too many to keep they are computed anew, and alike."""
+    case = case_of({"start": "random"})
+    federation, users = case.federation(), case.train
+    model, shared = federation.model, federation.start().shared
+
+    def content() -> npt.NDArray[np.float32]:
+        return np.asarray(model.personalise(shared, users)["content"])
+
+    kept = content()
+    assert kept.any()
+    assert content() is kept
+    monkeypatch.setattr(mf, "_REMEMBERED", 0)
+    assert content() is not kept
+    np.testing.assert_array_equal(content(), kept)
+    lighter = replace(model, config=model.config.model_copy(update={"content_weight": 0.1}))
+    monkeypatch.undo()
+    np.testing.assert_allclose(lighter.personalise(shared, users)["content"], kept / 2, rtol=1e-5)

@@ -293,3 +293,12 @@ def test_integer_noise_is_recorded_and_priced_as_such(tmp_path: Path) -> None:
     ledger.reserve(1, 0, MECHANISM, {"user": event})
     assert Ledger(ledger.path, OPENING).events() == [event]
     assert ledger.spent() == filter_epsilon([event], 1e-5)
+
+
+def test_what_was_spent_until_an_attempt_is_known_when_later_ones_are_on_record(tmp_path: Path) -> None:
+    ledger, spent = filled(tmp_path / "ledger.jsonl", rounds=1), []
+    for round_, attempt in ((2, 0), (2, 1), (3, 0)):
+        ledger.reserve(round_, attempt, MECHANISM, EVENTS)
+        spent.append(ledger.spent())
+    assert [ledger.spent(until=at) for at in ((2, 0), (2, 1), (3, 0))] == spent
+    assert ledger.spent(until=(1, 0)) < spent[0] < spent[1] < spent[2]
