@@ -21,8 +21,6 @@ from simulations.local_deployment import DemonstrationError, Device, LocalDeploy
 
 EXPERIMENT = Path(__file__).parents[1] / "server" / "experiment.toml"
 ROUNDS = 5
-DEADLINE_S = 40.0
-"""For one message: the five devices share the cores of one machine, and each starts a process for it."""
 GENRES = ("Crime", "Comedy", "Western", "Animation", "Drama")
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eve")
 FILMS = [
@@ -85,7 +83,7 @@ def play(folder: Path) -> None:
 def _prepare(deployment: LocalDeployment, story: Story) -> list[Device]:
     items = deployment.folder / "films.csv"
     _write(items, ("item_id", "title", "genres"), FILMS)
-    deployment.init(EXPERIMENT, items, f"federation.rounds={ROUNDS}", f"deployment.deadline={DEADLINE_S}")
+    deployment.init(EXPERIMENT, items, f"federation.rounds={ROUNDS}")
     story.tell("server init: an authority, a TLS certificate, four signing keys, 60 public films, one experiment")
     deployment.up()
     story.tell("server up: a SuperLink on loopback, and the TLS gateway in front of it")

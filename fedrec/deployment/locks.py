@@ -17,15 +17,16 @@ _PATIENCE_S = 5.0
 
 
 @contextmanager
-def held(path: Path, what: str) -> Iterator[Callable[[Facts], None]]:
+def held(path: Path, what: str, patience_s: float | None = None) -> Iterator[Callable[[Facts], None]]:
     """Hold the lock; yields what writes facts about the holder, beside its ``pid``, for `holder` to read.
 
     Args:
         path: the lock file.
         what: who else may hold it, for the error.
+        patience_s: how long another process may take to end, in seconds; None is a few.
 
     Raises:
-        ServerError: if another process has it and does not end within seconds.
+        ServerError: if another process has it and does not end in that time.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
@@ -35,7 +36,7 @@ def held(path: Path, what: str) -> Iterator[Callable[[Facts], None]]:
         os.pwrite(descriptor, text, 0)
 
     try:
-        _take(descriptor, path, what)
+        _take(descriptor, path, what, _PATIENCE_S if patience_s is None else patience_s)
         tell({})
         yield tell
     finally:
@@ -61,9 +62,9 @@ def holder(path: Path) -> dict[str, str | int | None] | None:
     return None
 
 
-def _take(descriptor: int, path: Path, what: str) -> None:
+def _take(descriptor: int, path: Path, what: str, patience_s: float) -> None:
     """A lock that is only looked at, or whose holder is just ending, is waited for."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

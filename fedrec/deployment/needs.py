@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from fedrec.agreements.terms import terms_of
 from fedrec.config import Experiment
 from fedrec.data.interactions import Catalogue
@@ -28,6 +30,8 @@ def lines(experiment: Experiment, catalogue: Catalogue) -> Iterator[str]:
     spare = deployment(experiment).spare_attempts
     rounds = f"{federation.rounds} round{'' if federation.rounds == 1 else 's'}"
     yield f"it costs a device epsilon {once:.3g} a round and {whole:.3g} for all {rounds} ({unit})"
+    down, up = sizes(federation)
+    yield f"a round brings a device a model of {down / 1e6:.3g} MB and takes a vector of {up / 1e6:.3g} MB from it"
     events = [mechanism.events()[experiment.privacy.unit] for mechanism in federation.mechanisms]
     noise = min(noise_multiplier(event) for event in events)
     asked = {
@@ -53,14 +57,21 @@ def costs(federation: Federation) -> tuple[float, float, float]:
     return once, filter_epsilon(events, delta), filter_epsilon([*events, *[costliest] * spare], delta)
 
 
+def sizes(federation: Federation) -> tuple[int, int]:
+    """Bytes of the model that a round brings, and of the largest vector that one takes."""
+    every = zip(federation.releases, federation.mechanisms, strict=True)
+    up = max(release.size * np.dtype(mechanism.wire).itemsize for release, mechanism in every)
+    return sum(array.nbytes for array in federation.start().shared.values()), up
+
+
 def _warnings(federation: Federation) -> Iterator[str]:
     """Where fewer devices may go than the minimum cohort lets expect: their secrets take more shares than are left."""
     experiment = federation.experiment
     cohort, least = experiment.federation.cohort or 0, experiment.federation.min_cohort or 0
     if experiment.privacy.trust != "distributed":
         return
-    sizes = terms_of(federation, federation.plan(1)).parameters(cohort)
-    may_go = sizes.k - sizes.t if sizes.complete else sizes.dropped
+    agreed = terms_of(federation, federation.plan(1)).parameters(cohort)
+    may_go = agreed.k - agreed.t if agreed.complete else agreed.dropped
     if may_go < cohort - least:
         yield (
             f"warning: of {cohort} devices that begin a round, {may_go or 'none'} may go before its end: the others "

@@ -17,11 +17,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrec.agreements.enrolment import TOKEN_BYTES, Enrolment
 from fedrec.agreements.roster import SignedRoster, read_roster, sign_roster
-from fedrec.errors import Refusal, ServerError
+from fedrec.errors import Refusal, ServerError, UsageError
 from fedrec.secagg.session import Member
 
 APPLICATION = 0x66726563  # "frec"
 SCHEMA = 1
+MOST_HOURS = 24 * 365
+"""For which a token may be good."""
 
 _TABLES = """
 CREATE TABLE devices (
@@ -119,7 +121,13 @@ class Registry:
     # Tokens
 
     def new_token(self, now: int, hours: float, note: str = "") -> str:
-        """A one-time token, base64url; it is not kept and cannot be shown again."""
+        """A one-time token, base64url; it is not kept and cannot be shown again.
+
+        Raises:
+            UsageError: if it is to last for no time, or for more than `MOST_HOURS`.
+        """
+        if not 0 < hours <= MOST_HOURS:
+            raise UsageError(f"A token lasts for more than 0 and at most {MOST_HOURS} hours, not {hours:g}.")
         token = secrets.token_bytes(TOKEN_BYTES)
         with self._transaction() as connection:
             values = (_hash(token), now + int(hours * 3600), note)
@@ -286,7 +294,9 @@ class Registry:
             try:
                 yield self._open
             except sqlite3.Error as error:
-                raise ServerError(f"The registry '{self._path}' does not answer: {error}.") from error
+                damaged = type(error) is sqlite3.DatabaseError  # its subclasses tell of other trouble
+                what = "is damaged; restore it from a backup" if damaged else "does not answer"
+                raise ServerError(f"The registry '{self._path}' {what}: {error}.") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -32,7 +32,7 @@ HOME = "FEDREC_SERVER_HOME"
 """The environment variable by which a ServerApp finds its server."""
 
 _HOST = "127.0.0.1"
-_STARTUP_S, _POLL_S = 60.0, 0.1
+_STARTUP_S, _POLL_S = 120.0, 0.1
 _CONNECTION = "server"
 _LOG_BYTES, _LOGS = 10_000_000, 3
 
@@ -175,7 +175,8 @@ class SuperLink:
         (folder / "config.toml").write_text(
             tomli_w.dumps({"superlink": {"default": _CONNECTION, _CONNECTION: connection}}), encoding="utf-8"
         )
-        command = [sys.executable, "-P", "-m", "fedrec.flower.superlink", str(os.getpid())]
+        lock = str(folder / "superlink.lock")
+        command = [sys.executable, "-P", "-m", "fedrec.flower.superlink", str(os.getpid()), lock]
         command += ["--host", _HOST, "--port", str(port), "--enable-supernode-auth", "--database", str(self.database)]
         command += ["--ssl-certfile", str(files["server"]), "--ssl-keyfile", str(files["key"])]
         command += ["--ssl-ca-certfile", str(files["ca"]), "--isolation", "subprocess"]

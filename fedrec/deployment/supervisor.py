@@ -144,10 +144,11 @@ class Supervisor:
         return self._flower.register(node_key)
 
     def _start(self, superlink: SuperLink) -> None:
-        self._flower = superlink.start()
+        """Start the SuperLink. What else Flower is asked for is asked in a tick, which tries again: on a busy machine a
+        command may fail, and a run of a killed server may end while it is being stopped.
+        """
+        self._flower, self._reconciled = superlink.start(), -_RECONCILE_S
         self._journal.note("superlink-started", {"pid": superlink.pid}, f"SuperLink: process {superlink.pid}")
-        self._flower.stop_runs()
-        self._reconcile()
 
     def _restart(self, superlink: SuperLink) -> None:
         """After the SuperLink has gone: end its training as well, which no device can answer any more."""
@@ -222,6 +223,7 @@ class Supervisor:
             self._journal.note("training-finished", {"rounds": self._done()}, "training is finished")
         elif self._run is None:
             if now >= self._next:
+                self._flower.stop_runs()  # of this server before a crash, or the one that was lost
                 self._run, self._seen, self._submitted = self._flower.run(self._spec), False, now
                 self._journal.note(
                     "submitted", {"run": self._run}, f"training is submitted as Flower's run {self._run}"
@@ -232,7 +234,6 @@ class Supervisor:
     def _lose(self, flower: Flower, run: str, now: float) -> None:
         """A training that ended without a word: why, and when to try again."""
         status, details = flower.status(run)
-        flower.stop_runs()
         done = self._done()
         self._lost = 1 if done > self._rounds else self._lost + 1
         self._rounds, self._run = done, None

@@ -25,7 +25,9 @@ REFUSED: Final[Mapping[str, int]] = {"refused": 1}
 """All that a server learns of a message that is not answered."""
 
 PREPARATION_SHARE: Final = 0.5
-"""The part of a phase's public deadline for which an advert waits until the experiment is prepared."""
+"""The part of a phase's public deadline for which a first question waits until the experiment is prepared."""
+
+_FIRST: Final = ("advert", "train")
 
 _KINDS: Final = {"train" if phase == "train" else f"train.{phase}": phase for phase in PHASES}
 _MAX_ARRAYS, _MAX_ARRAY_BYTES, _MAX_TEXT_BYTES = 64, 1 << 29, 1 << 28
@@ -79,15 +81,15 @@ def _answer(message: Message, context: Context) -> Answer:
 
 
 def _once_prepared(handler: Handler, question: Question) -> Answer:
-    """An advert waits until the agent has prepared what the handler noted as wished; the time that it may take is the
-    experiment's, which the handler has found to be signed.
+    """The first question of an attempt waits until the agent has prepared what the handler noted as wished; the time
+    that it may take is the experiment's, which the handler has found to be signed.
     """
     begun = time.monotonic()
     while True:
         try:
             return handler.answer(question)
         except Refusal as refusal:
-            if refusal.code != Code.UNPREPARED or question.phase != "advert":
+            if refusal.code != Code.UNPREPARED or question.phase not in _FIRST:
                 raise
             deployment = experiment_of(question.experiment).deployment
             deadline = 0.0 if deployment is None else PREPARATION_SHARE * deployment.deadline

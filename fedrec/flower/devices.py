@@ -22,7 +22,7 @@ from fedrec.errors import AgreementError, ContributionError, NothingAskedError, 
 from fedrec.federation.robust import readable
 from fedrec.federation.round import Federation, Plan
 from fedrec.flower.codec import Packet, Value, record, with_config
-from fedrec.flower.secure import Exchanged, Group, SecureSums, ask
+from fedrec.flower.secure import Content, Exchanged, Group, SecureSums, ask
 from fedrec.models.base import Shared
 from fedrec.privacy.mechanism import ShardSum
 from fedrec.sections import DeploymentConfig
@@ -77,6 +77,7 @@ class DeviceEngine:
         self._nodes: Mapping[int, int] = {}
         self._seen: tuple[frozenset[int], float] = (frozenset(), 0.0)
         self._lapsed: dict[int, float] = {}
+        self._hold: dict[int, str] = {}
 
     def recruit(self, round_: int, attempt: int) -> tuple[int, ...]:
         """The numbers of the devices for an attempt, ascending: as many as the cohort has, of those online.
@@ -151,8 +152,8 @@ class DeviceEngine:
         ordered = [*draw.sample(good, len(good)), *draw.sample(late, len(late))]
         return tuple(sorted(ordered[:most]))
 
-    def _contents(self, plan: Plan, shared: Shared, roster: SignedRoster) -> Callable[[str, bytes], RecordDict]:
-        """Makes the content of a message to one device."""
+    def _contents(self, plan: Plan, shared: Shared, roster: SignedRoster) -> Content:
+        """Makes the content of a message to one device: with the roster, unless it has shown that it holds this one."""
         model, nothing, digest = record(shared), ArrayRecord(), model_digest(shared)
 
         @cache
@@ -173,9 +174,9 @@ class DeviceEngine:
                 self._key,
             )
 
-        def content(phase: str, text: bytes) -> RecordDict:
+        def content(who: int, phase: str, text: bytes) -> RecordDict:
             config: dict[str, Value] = {"request": request(phase), "message": text}
-            if phase in SHOWN_ROSTER:
+            if phase in SHOWN_ROSTER and self._hold.get(who) != roster.digest:
                 config["roster"] = roster.text
             return with_config(model if phase in ("masked", "train") else nothing, config)
 
@@ -188,13 +189,14 @@ class DeviceEngine:
         return ", ".join(told)
 
     def _check(self, phase: str, who: int, packet: Packet) -> None:
-        """Refuse a reply that the device has not signed.
+        """Refuse a reply that the device has not signed; who answers a request holds the roster that it names.
 
         Raises:
             ContributionError: for any other one.
         """
-        member = None if self._roster is None else self._roster.members.get(who)
-        if member is None:
+        roster = self._roster
+        member = None if roster is None else roster.members.get(who)
+        if roster is None or member is None:
             raise ContributionError(f"device {who} is not on the roster")
         round_, attempt = self._attempt
         said = Reply(self._digest, round_, attempt, phase, packet.blob("message"), packet.arrays)
@@ -202,8 +204,9 @@ class DeviceEngine:
             verify_reply(said, packet.blob("signature"), member.identity)
         except AgreementError as error:
             raise ContributionError(str(error)) from error
+        self._hold[who] = roster.digest
 
-    def _visible(self, plan: Plan, content: Callable[[str, bytes], RecordDict]) -> Collected:
+    def _visible(self, plan: Plan, content: Content) -> Collected:
         """Trust ``local``: each device's vector is a shard of its own."""
         shards: dict[int, ShardSum] = {}
 
@@ -216,7 +219,7 @@ class DeviceEngine:
             shards[who] = shard
             return sum(array.nbytes for array in packet.arrays.values())
 
-        contents = {who: (node, content("train", b"")) for who, node in self._nodes.items()}
+        contents = {who: (node, content(who, "train", b"")) for who, node in self._nodes.items()}
         found = ask(self._grid, "train", contents, take, self._agreed.deadline, str(plan.round))
         self._told(found)
         return Collected(
@@ -232,6 +235,8 @@ class DeviceEngine:
         """Keep in mind who did not answer, and say how a phase went."""
         now = time.monotonic()
         self._lapsed |= dict.fromkeys(found.missing, now)
+        for who in found.missing:  # it may have lost its roster
+            self._hold.pop(who, None)
         self._refused, self._silent = self._refused + found.refused, self._silent + found.silent + found.rejected
         round_, attempt = self._attempt
         self._journal.note(

@@ -99,10 +99,11 @@ def main(arguments: list[str]) -> None:
         sys.argv = [command, *rest]
         flower_superexec()
     elif command == "flower-supernode":
-        from flwr.supercore.app_utils import start_parent_process_monitor
         from flwr.supernode.cli.flower_supernode import flower_supernode
 
-        start_parent_process_monitor(int(rest[0]))  # it must not outlive its agent
+        from fedrec.flower.lifeline import end_with
+
+        end_with(int(rest[0]))  # it must not outlive its agent
         sys.argv = [command, *rest[1:]]
         flower_supernode()
     else:

@@ -74,8 +74,8 @@ class Group:
     nodes: Mapping[int, int]
 
 
-Content = Callable[[str, bytes], RecordDict]
-"""A message's content, from the phase's name and what secure aggregation has to say to one participant."""
+Content = Callable[[int, str, bytes], RecordDict]
+"""A message's content, from the participant, the phase's name and what secure aggregation has to say to it."""
 
 Take = Callable[[int, Packet], int]
 """Takes a participant's decoded reply and returns its bytes; raises ContributionError if it is none."""
@@ -207,7 +207,7 @@ class SecureSums:
             server.receive(who, text)
             return len(text)
 
-        contents = {who: (group.nodes[who], content(name, text)) for who, text in server.routes.items()}
+        contents = {who: (group.nodes[who], content(who, name, text)) for who, text in server.routes.items()}
         found = ask(self._grid, name, contents, take, self._timeout, str(plan.round))
         if found.asked:
             self._told(found)
@@ -244,7 +244,7 @@ class NodeSums:
         model, nothing = record(shared), ArrayRecord()
         where: dict[str, Value] = {"round": plan.round, "attempt": plan.attempt}
 
-        def content(phase: str, text: bytes) -> RecordDict:
+        def content(_: int, phase: str, text: bytes) -> RecordDict:
             shown = {"roster": pack(self._members)} if phase == "advert" else {}
             return with_config(model if phase == "masked" else nothing, {**where, **shown, "message": text})
 

@@ -1,19 +1,32 @@
-"""Flower's SuperLink, as a child that does not outlive the server that started it."""
+"""Flower's SuperLink, as a child that does not outlive the server that started it, and of which there is one."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from flwr.supercore.app_utils import start_parent_process_monitor
 from flwr.superlink.cli import flower_superlink
+
+from fedrec.deployment import locks
+from fedrec.flower.lifeline import end_with
+
+_PATIENCE_S = 60.0
 
 
 def main(arguments: list[str]) -> None:
-    """Run ``flower-superlink``: the parent's process id, then its own arguments."""
-    parent, *rest = arguments
-    start_parent_process_monitor(int(parent))
+    """Run ``flower-superlink`` once that of a killed server has ended, which may still hold its port and database.
+
+    Args:
+        arguments: the parent's process id, the lock file, then the command's own.
+
+    Raises:
+        ServerError: if another one goes on.
+    """
+    parent, lock, *rest = arguments
+    end_with(int(parent))
     sys.argv = ["flower-superlink", *rest]
-    flower_superlink()
+    with locks.held(Path(lock), "this server's SuperLink", _PATIENCE_S):
+        flower_superlink()
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def test_everything_is_the_owner_s_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         home = make_server(tmp_path / "server")
-        home.registry().new_token(0, 1.0)
+        registry = home.registry()  # its database's files are there while it is open
+        registry.new_token(0, 1.0)
         home.renew()
     finally:
         os.umask(before)

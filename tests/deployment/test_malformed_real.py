@@ -134,3 +134,10 @@ def test_of_the_liars_answers_the_honest_ones_alone_were_taken(run: Run) -> None
 def test_training_went_on_to_its_end(run: Run) -> None:
     assert [line["survivors"] for line in run.real.log("round")] == [4] * ROUNDS
     assert not verify(run.real.server / "run").faults
+
+
+def test_a_finished_server_that_is_killed_is_finished_when_it_has_started_again(run: Run) -> None:
+    run.real.kill_server()
+    run.real.up()
+    assert run.real.status()["state"] == "finished"
+    assert not verify(run.real.server / "run").faults

@@ -80,6 +80,17 @@ def test_a_round_costs_less_than_all_and_all_less_than_all_with_the_spare_attemp
     assert most > 5.9  # the budget is what the noise was made for
 
 
+def test_the_operator_is_told_what_a_round_sends() -> None:
+    resolved = for_devices(experiment(federation=SMALL, model={"name": "mf", "start": "random"}), catalogue())
+    federation = make_federation(resolved, catalogue(), 5)
+    down, up = needs.sizes(federation)
+    assert down == sum(array.nbytes for array in federation.start().shared.values())
+    assert up == 4 * federation.plan(1).release.size
+    assert f"a model of {down / 1e6:.3g} MB and takes a vector of {up / 1e6:.3g} MB" in told(
+        federation=SMALL, model={"name": "mf", "start": "random"}
+    )
+
+
 @pytest.mark.parametrize(
     ("cohort", "least", "may_go"), [(5, 3, "1 may go"), (3, 2, "none may go"), (4, 3, ""), (40, 36, "")]
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedrec.agreements.enrolment import Enrolment
 from fedrec.agreements.roster import sign_roster
 from fedrec.deployment.registry import Registry
-from fedrec.errors import AgreementError, Refusal, ServerError
+from fedrec.errors import AgreementError, Refusal, ServerError, UsageError
 from fedrec.secagg.enrolment import Identity
 
 KEY = Ed25519PrivateKey.generate()
@@ -51,6 +51,12 @@ def test_a_device_is_what_it_enrolled_as(registry: Registry) -> None:
     assert (device.number, device.enrolled, device.revoked, device.node_id) == (1, 10, None, None)
     registry.note_node(1, "77")
     assert registry.devices() == registry.active() == [registry.device(1)] == [registry.of_node(b"node key 0")]
+
+
+@pytest.mark.parametrize("hours", [0.0, -1.0, 1e9, float("inf"), float("nan")])
+def test_a_token_lasts_for_some_time_and_not_for_ever(registry: Registry, hours: float) -> None:
+    with pytest.raises(UsageError, match="more than 0 and at most 8760 hours"):
+        registry.new_token(0, hours)
 
 
 def test_a_token_ends_on_time(registry: Registry) -> None:
@@ -140,3 +146,18 @@ def test_another_program_s_file_or_a_newer_one_is_refused(tmp_path: Path, regist
         Registry(tmp_path / "state.sqlite", KEY)
     with pytest.raises(FileExistsError):
         Registry.create(tmp_path / "state.sqlite", KEY)
+
+
+@pytest.mark.parametrize("left", [100, 5000])
+def test_a_registry_that_is_cut_short_is_damaged_and_says_what_to_do(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "state.sqlite"
+    Registry.create(path, KEY)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    for beside in tmp_path.glob("state.sqlite-*"):
+        beside.unlink()
+    with path.open("r+b") as file:
+        file.truncate(left)
+    with pytest.raises(ServerError, match="is damaged; restore it from a backup"):
+        Registry(path, KEY)

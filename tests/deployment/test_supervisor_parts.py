@@ -32,6 +32,36 @@ with locks.held(Path(sys.argv[1]), "at work") as tell:
     time.sleep(60)
 """
 
+_BUSY = """
+import os, sys
+from pathlib import Path
+from fedrec.deployment.home import ServerHome
+from fedrec.deployment.superlink import Flower, SuperLink
+from fedrec.deployment.supervisor import Supervisor
+from fedrec.errors import RoundFailedError
+
+class Busy(Flower):
+    asked = []
+
+    def answer(self, what):
+        self.asked.append(what)
+        if self.asked.count(what) == 1:
+            raise RoundFailedError(f"'flwr {what}' failed.")
+        return "7"
+
+    def stop_runs(self):
+        self.answer("stop")
+
+    def run(self, spec):
+        return self.answer("run")
+
+SuperLink.start = lambda self: Busy({}, Path())
+SuperLink.pid = property(lambda self: os.getpid())
+supervisor = Supervisor(ServerHome.open(Path(sys.argv[1])), lambda said: said.endswith("run 7") and supervisor.stop())
+supervisor.up(until_done=False)
+print(*Busy.asked)
+"""
+
 
 def test_a_lock_ends_with_its_holder_however_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "_PATIENCE_S", 0.1)
@@ -185,6 +215,16 @@ def test_a_server_with_a_damaged_catalogue_does_not_start_and_names_it(tmp_path:
     with pytest.raises(ServerError, match=r"catalogue\.bin' is not the catalogue that .* restore it from a backup"):
         Supervisor(home, said.append).up(until_done=True)
     assert not said
+
+
+def test_a_flower_that_is_too_busy_to_answer_at_the_start_is_asked_again(tmp_path: Path) -> None:
+    home = new_server(tmp_path / "server")
+    command = [sys.executable, "-c", _BUSY, str(home.root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["stop", "stop", "run", "stop", "run"]
+    events = [json.loads(line)["event"] for line in (home.logs / "server.jsonl").read_text().splitlines()]
+    assert events == ["superlink-started", "gateway", "trouble", "trouble", "submitted", "stopping"]
 
 
 def test_a_server_that_never_trained_says_so_in_words(tmp_path: Path) -> None:

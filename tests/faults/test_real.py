@@ -5,6 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -19,6 +25,9 @@ from tests.deployment.real import alive
 from tests.faults.real import Struck
 
 pytestmark = pytest.mark.slow
+
+CONTROL = ("start-run", "stop-run", "list-runs", "stream-logs", "register-node", "unregister-node", "list-nodes")
+RUNTIME = ("pull-task", "pull-task-input", "claim-task", "get-nodes", "push-messages", "pull-messages")
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +136,41 @@ def test_a_whole_server_that_is_killed_goes_on_where_it_was(real: Struck) -> Non
     real.phase("shares")
     status, open_ = real.status(), reserved(real)[-1]
     real.kill_server()
-    real.until(lambda: not alive(status["superlink"]), 60, "the SuperLink has ended with the server")
     real.up()
+    assert not alive(status["superlink"])
     real.more_rounds(1, 300)
     ends = [line["type"] for line in real.ledger() if (line["round"], line["attempt"]) == open_]
     assert ends in (["reserve", "abort"], ["reserve", "commit"])
     assert len(set(reserved(real))) == len(reserved(real))
 
 
+def test_a_server_is_run_once_at_a_time(real: Struck) -> None:
+    command = [sys.executable, "-m", "fedrec.cli.main", "server", "up", "--home", str(real.server)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "is running this server already" in done.stderr
+
+
 # Keys and apps
+
+
+def test_who_has_the_certificate_alone_can_neither_manage_nor_take_part(real: Struck) -> None:
+    home = ServerHome.open(real.server)
+    trust = ssl.create_default_context(cafile=home.ca)
+    paths = [f"/v1/control/{name}" for name in CONTROL] + [f"/v1/runtime/{name}" for name in RUNTIME]
+    for path in [*paths, "/v1/fleet/register-node", "/v1/fleet/unregister-node", "/health", "/docs", "/openapi.json"]:
+        assert _posted(f"https://127.0.0.1:{home.config.port}{path}", trust) == 404, path
+    for call in ("activate-node", "pull-messages", "push-messages", "get-fab", "pull-object"):
+        assert _posted(f"https://127.0.0.1:{home.config.port}/v1/fleet/{call}", trust) == 401, call
+
+
+def _posted(url: str, trust: ssl.SSLContext) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, b"x"), timeout=10, context=trust) as found:  # noqa: S310
+            return int(found.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
 
 
 def test_a_device_takes_no_app_that_its_servers_key_has_not_signed(real: Struck) -> None:
@@ -220,6 +255,10 @@ def test_a_revoked_device_is_asked_no_more_and_the_others_go_on(real: Struck) ->
     real.wait("its owner was told", 60, lambda: "it was revoked; ask its operator" in real.said(real.devices[3]))
 
 
-def test_the_record_of_all_this_passes_the_audit(real: Struck) -> None:
-    real.down()
+def test_it_ends_in_order_and_the_record_of_all_this_passes_the_audit(real: Struck) -> None:
+    status, port = real.status(), ServerHome.open(real.server).config.port
+    assert real.down() == 0
+    assert not any(alive(status[name]) for name in ("server", "superlink", "trainer") if status[name])
+    with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+        probe.connect(("127.0.0.1", port))
     assert not verify(real.server / "run").faults

@@ -124,7 +124,13 @@ def test_without_a_device_there_is_the_one_constant(monkeypatch: pytest.MonkeyPa
     assert config_of(ask(wrong()(), "train.advert")) == CONSTANT
 
 
-def test_an_advert_waits_until_the_agent_has_prepared_the_experiment(fleet: Fleet) -> None:
+@pytest.mark.parametrize(("trust", "kind"), [("distributed", "train.advert"), ("local", "train")])
+def test_the_first_question_waits_until_the_agent_has_prepared_the_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: str, kind: str
+) -> None:
+    fleet = Fleet(tmp_path, [f"privacy.trust={trust}"])
+    fleet.clock.now = time.time()
+    monkeypatch.setenv(DEVICE_HOME, str(fleet.homes[1].root))
     with fleet.homes[1].open_store() as store:
         store.remove(f"calibration-{fleet.experiment.digest()}")
     prepared: list[str] = []
@@ -138,11 +144,14 @@ def test_an_advert_waits_until_the_agent_has_prepared_the_experiment(fleet: Flee
 
     thread = threading.Thread(target=agent)
     thread.start()
-    question = fleet.question(fleet.request("advert"), fleet.server().routes[1])
-    reply = config_of(ask(of(question), "train.advert", fleet.text))
+    message = fleet.server().routes[1] if trust == "distributed" else b""
+    phase = kind.rpartition(".")[2]
+    question = fleet.question(fleet.request(phase), message, roster=fleet.roster.text)
+    reply = ask(of(question), kind, fleet.text)
     thread.join()
     assert prepared == [fleet.text]
-    assert set(reply) == {"protocol", "message", "signature"}
+    assert set(reply.content.config_records["config"]) == {"protocol", "message", "signature"}
+    assert len(fleet.charges(1)) == (trust == "local")
 
 
 def test_a_device_that_nobody_prepares_refuses_in_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
