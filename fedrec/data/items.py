@@ -40,7 +40,10 @@ def format_of(path: Path, given: Format | None = None) -> Format:
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if given is None and suffix not in _SUFFIXES:
-        raise DataError(f"{path}: the name does not tell the format; set data.format to csv, parquet, jsonl or atomic.")
+        raise DataError(
+            f"{path}: the name does not tell the format; let it end with .csv, .tsv, .parquet, .jsonl or .item, or set "
+            "data.format in the experiment."
+        )
     return given or _SUFFIXES[suffix]
 
 

@@ -38,3 +38,14 @@ def choose(population: int, size: int | None, key: Key) -> Cohort:
         return Cohort(np.arange(population, dtype=np.int64), "everyone")
     chosen = key.generator(Lane.COHORT).choice(population, size, replace=False, shuffle=False)
     return Cohort(np.sort(chosen).astype(np.int64), "uniform without replacement")
+
+
+def partition_of(cohort: Cohort, partition: int, partitions: int, population: int) -> npt.NDArray[np.int64]:
+    """The cohort's users that a node holds: nodes hold contiguous users, as evenly as can be."""
+    first, last = partition * population // partitions, (partition + 1) * population // partitions
+    return cohort.users[(cohort.users >= first) & (cohort.users < last)]
+
+
+def users_by_partition(cohort: Cohort, partitions: int, population: int) -> list[int]:
+    """How many users of the cohort each node holds."""
+    return [len(partition_of(cohort, partition, partitions, population)) for partition in range(partitions)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,9 @@ from fedrec.threads import begun
 
 _SHARD_EVENTS = 250_000
 """Interactions that one call of a model's ``contribute`` sees; bounds the memory of a large shard."""
+
+_KEPT_EVENTS = 1 << 22
+"""Interactions of a shard whose blocks are kept; what is remembered of them takes up to 60 bytes each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,17 +233,6 @@ class Federation:
         return replace(state, attempt=state.attempt + 1)
 
 
-def partition_of(cohort: Cohort, partition: int, partitions: int, population: int) -> npt.NDArray[np.int64]:
-    """The cohort's users that a node holds: nodes hold contiguous users, as evenly as can be."""
-    first, last = partition * population // partitions, (partition + 1) * population // partitions
-    return cohort.users[(cohort.users >= first) & (cohort.users < last)]
-
-
-def users_by_partition(cohort: Cohort, partitions: int, population: int) -> list[int]:
-    """How many users of the cohort each node holds."""
-    return [len(partition_of(cohort, partition, partitions, population)) for partition in range(partitions)]
-
-
 def client_round(
     model: Recommender,
     shared: Shared,
@@ -266,13 +258,9 @@ def client_round(
     """
     mechanism, release = plan.mechanism, plan.release
     silo = mechanism.inside is not None and mechanism.inside.sample == "history"  # its users train together
-    every = max(users.n_events, 1)
-    edges = np.unique(np.searchsorted(users.indptr, np.arange(0, every, every if silo else _SHARD_EVENTS)))
-    edges = np.unique(np.r_[0, edges, users.n_users])
     key = (plan.noise_key or plan.key) if mechanism.inside is not None else plan.key  # it draws noise in training
 
-    def block_sum(first: int, last: int) -> ShardSum:
-        block = users.take(np.arange(first, last))
+    def block_sum(block: Interactions) -> ShardSum:
         contribution = model.contribute(shared, block, release, key)
         if mechanism.grid is None:
             return clip_and_sum(contribution, release, mechanism)
@@ -286,11 +274,21 @@ def client_round(
         if plan.noise_key is None:
             raise PrivacyError("Floating-point noise has no secure source; set privacy.noise = 'skellam'.")
         drawn = begun(functools.partial(draw_noise, release, std, plan.noise_key, part), model.workers)
-    total = functools.reduce(_onto, itertools.starmap(block_sum, itertools.pairwise(edges)))
+    total = functools.reduce(_onto, map(block_sum, [users] if silo else _blocks(users)))
     if mechanism.grid is not None:
         noise = secure if plan.noise_key is None else seeded_noise(plan.noise_key, part)
         return mask_ready(total, release, mechanism, mechanism.grid, noise)
     return total if drawn is None else replace(total, arrays=add_noise(total.arrays, drawn()))
+
+
+def _blocks(users: Interactions) -> Iterable[Interactions]:
+    """The shard in blocks; those of a middling one are kept for the next round, with what models remember of them."""
+    edges = np.searchsorted(users.indptr, np.arange(0, max(users.n_events, 1), _SHARD_EVENTS))
+    edges = np.unique(np.r_[0, edges, users.n_users])
+    if len(edges) <= 2:
+        return [users]
+    blocks = (users.take(np.arange(first, last)) for first, last in itertools.pairwise(edges))
+    return users.remembered("blocks", lambda: tuple(blocks)) if users.n_events <= _KEPT_EVENTS else blocks
 
 
 def _onto(total: ShardSum, block: ShardSum) -> ShardSum:

@@ -12,7 +12,8 @@ from flwr.clientapp import ClientApp
 from fedrec.config import named_or_text
 from fedrec.engines.setting import Setting, load_setting
 from fedrec.errors import ContributionError
-from fedrec.federation.round import Plan, client_round, partition_of
+from fedrec.federation.cohort import partition_of
+from fedrec.federation.round import Plan, client_round
 from fedrec.flower.codec import Packet, decode, encode
 from fedrec.flower.node import Node, masks, place_of
 from fedrec.privacy.mechanism import ShardSum

@@ -10,7 +10,8 @@ from flwr.app import Context
 
 from fedrec.agreements.terms import terms_of
 from fedrec.errors import ContributionError
-from fedrec.federation.round import Federation, Plan, users_by_partition
+from fedrec.federation.cohort import users_by_partition
+from fedrec.federation.round import Federation, Plan
 from fedrec.secagg.client import Client
 from fedrec.secagg.enrolment import Identity
 from fedrec.secagg.session import Member, Roster

@@ -13,7 +13,8 @@ from fedrec.engines.base import Collected, Engine
 from fedrec.engines.fleet import model_bytes
 from fedrec.engines.setting import Setting
 from fedrec.errors import ContributionError
-from fedrec.federation.round import Federation, Plan, partition_of
+from fedrec.federation.cohort import partition_of
+from fedrec.federation.round import Federation, Plan
 from fedrec.flower import transport
 from fedrec.flower.codec import decode, record, with_config
 from fedrec.flower.node import masks

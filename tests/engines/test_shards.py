@@ -18,7 +18,8 @@ from fedrec.engines.fleet import Fleet
 from fedrec.engines.run import train_quietly
 from fedrec.engines.setting import Setting, prepare
 from fedrec.errors import BudgetExceededError, RoundFailedError
-from fedrec.federation.round import Plan, client_round, partition_of
+from fedrec.federation.cohort import partition_of
+from fedrec.federation.round import Plan, client_round
 from fedrec.models.base import Shared
 from fedrec.privacy.accounting import gaussian_epsilon
 from fedrec.privacy.mechanism import ShardSum

@@ -12,8 +12,9 @@ import pytest
 from fedrec.errors import ConfigError, ContributionError, PrivacyError, RoundFailedError
 from fedrec.federation import planning
 from fedrec.federation import round as rounds
+from fedrec.federation.cohort import partition_of
 from fedrec.federation.planning import make_federation
-from fedrec.federation.round import client_round, partition_of
+from fedrec.federation.round import client_round
 from fedrec.privacy.accounting import composed_mu, report_epsilon
 from fedrec.privacy.mechanism import ShardSum, add_up, clip_and_sum, opened
 from fedrec.randomness import Lane
@@ -148,6 +149,18 @@ def test_one_shard_or_many_give_the_same_sum(monkeypatch: pytest.MonkeyPatch) ->
     blocks = client_round(federation.model, state.shared, one.train, plan, part=0)
     np.testing.assert_allclose(flat(blocks.arrays), flat(whole.arrays), atol=1e-6)
     assert blocks.n_users == whole.n_users == 100
+    again = client_round(federation.model, state.shared, one.train, plan, part=0)  # by the blocks that were kept
+    np.testing.assert_array_equal(flat(again.arrays), flat(blocks.arrays))
+
+
+@pytest.mark.parametrize(("most", "kept"), [(10_000, True), (5, False)])
+def test_blocks_are_kept_where_they_are_small(monkeypatch: pytest.MonkeyPatch, most: int, kept: bool) -> None:
+    monkeypatch.setattr(rounds, "_SHARD_EVENTS", 5)
+    monkeypatch.setattr(rounds, "_KEPT_EVENTS", most)
+    one = case()
+    federation = one.federation()
+    client_round(federation.model, federation.start().shared, one.train, federation.plan(1), part=0)
+    assert ("blocks" in one.train.memory) == kept
 
 
 def test_the_mean_is_over_the_planned_cohort_and_scales_are_undone() -> None:

@@ -18,7 +18,8 @@ from fedrec.config import Experiment
 from fedrec.engines import simulate
 from fedrec.engines.setting import prepare
 from fedrec.errors import BudgetExceededError, ContributionError, RoundFailedError
-from fedrec.federation.round import client_round, partition_of
+from fedrec.federation.cohort import partition_of
+from fedrec.federation.round import client_round
 from fedrec.flower import clientapp, strategy
 from fedrec.flower.codec import decode, encode
 from fedrec.flower.node import Node

@@ -18,7 +18,8 @@ from fedrec.engines.base import Collected
 from fedrec.engines.run import train_quietly
 from fedrec.engines.setting import Setting, prepare
 from fedrec.errors import ConfigError
-from fedrec.federation.round import Plan, client_round, partition_of
+from fedrec.federation.cohort import partition_of
+from fedrec.federation.round import Plan, client_round
 from fedrec.flower.strategy import FederationStrategy
 from fedrec.models.base import Shared
 from fedrec.registry import MODELS

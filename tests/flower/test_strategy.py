@@ -14,7 +14,8 @@ from fedrec.config import Experiment
 from fedrec.engines.base import Collected
 from fedrec.engines.setting import prepare
 from fedrec.errors import ContributionError
-from fedrec.federation.round import client_round, partition_of
+from fedrec.federation.cohort import partition_of
+from fedrec.federation.round import client_round
 from fedrec.flower import strategy
 from fedrec.flower.codec import decode, encode
 from fedrec.flower.strategy import FederationStrategy
