@@ -73,15 +73,15 @@ def record(
     rating: Annotated[float | None, typer.Option(help="The user's rating.")] = None,
 ) -> None:
     """Write down that the user has seen an item."""
-    from fedrec.device import catalogue, history
+    from fedrec.device import history
     from fedrec.device.ingest import seconds
 
     time = None if at is None else seconds(at)
     with device(home).open_store() as store:
         new = history.record(store, item, "seen", time, rating, source="cli")
-        known = catalogue.load(store)
+        unknown = _unknown(item, store)
     typer.echo(f"{item}: seen" + ("" if new else ", as was known"))
-    _tell_unknown(None if known is None else int(item not in known[0].ids))
+    _tell_unknown(unknown)
 
 
 @app.command()
@@ -95,7 +95,9 @@ def feedback(
 
     with device(home).open_store() as store:
         history.feedback(store, item, cast("Feedback", word))
+        unknown = _unknown(item, store)
     typer.echo(f"{item}: {word}")
+    _tell_unknown(unknown)
 
 
 @app.command()
@@ -133,6 +135,14 @@ def restore(
         typer.echo(f"the damaged store is {done.kept}; it holds the user's history, so delete it when it is not needed")
     if done.lost:
         typer.echo(f"not all could be read of: {', '.join(done.lost)}", err=True)
+
+
+def _unknown(item: str, store: Store) -> int | None:
+    """How many items of this id the catalogue does not hold; None without a catalogue."""
+    from fedrec.device import catalogue
+
+    known = catalogue.load(store)
+    return None if known is None else int(item not in known[0].ids)
 
 
 def _tell_unknown(items: int | None) -> None:

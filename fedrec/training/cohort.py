@@ -202,8 +202,8 @@ class _Block:
         of_layers, of_rows, of_own = ({name: next(steps) for name in tensors} for tensors in (layers, rows, own))
         for weight, offset in dict.fromkeys(used):
             places = [place for place, names in enumerate(used) if names == (weight, offset)]
-            given = torch.cat([pairs[place][0].detach().flatten(1, -2) for place in places], dim=1)
-            error = torch.cat([errors[place].flatten(1, -2) for place in places], dim=1)
+            given = _joined([pairs[place][0].detach().flatten(1, -2) for place in places])
+            error = _joined([errors[place].flatten(1, -2) for place in places])
             of_layers[weight] = of_layers[weight] + error.mT @ given
             if offset is not None:
                 of_layers[offset] = of_layers[offset] + error.sum(dim=1)
@@ -246,6 +246,11 @@ class _Linears(TorchFunctionMode):
         self.pairs.append((given, output))
         result = output[0] if input.dim() == 1 else output
         return result if offset is not None or bias is None else result + bias
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """Positions after one another ``[A, n, ...]``; one tensor is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
 
 
 def _leaves(tensors: Tensors) -> Tensors:

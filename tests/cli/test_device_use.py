@@ -36,6 +36,13 @@ def test_a_list_follows_what_was_recorded(fedrec: Callable[..., Done], device: P
     assert f"[{first}]" not in fedrec("device", "recommend", "--home", device, "--k", str(N)).out
 
 
+@pytest.mark.parametrize("words", [["record", "i3x"], ["feedback", "i3x", "liked"]])
+def test_an_item_that_the_catalogue_does_not_hold_is_kept_and_told(
+    fedrec: Callable[..., Done], device: Path, words: list[str]
+) -> None:
+    assert "1 item is not in the catalogue: kept" in fedrec("device", *words, "--home", device).out
+
+
 def test_the_json_s_reasons_add_up(fedrec: Callable[..., Done], device: Path) -> None:
     fedrec("device", "record", "i3", "--home", device)
     done = fedrec("device", "recommend", "--home", device, "--json", "--diversity", "0.5", "--novelty", "0.3")

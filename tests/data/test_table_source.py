@@ -64,7 +64,7 @@ def test_separator_format_and_missing_header_can_be_said(tmp_path: Path) -> None
     expect_rows(loaded(tmp_path / "events.log", format="jsonl"))
     write_csv(tmp_path / "bare.csv", header="")
     expect_rows(loaded(tmp_path / "bare.csv", header=False, user="1", item="2", rating="3", time="4"))
-    with pytest.raises(DataError, match=r"does not tell the format; set data.format"):
+    with pytest.raises(DataError, match=r"does not tell the format; let it end with .csv.* or set data.format"):
         loaded(tmp_path / "events.log")
 
 
